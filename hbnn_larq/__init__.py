@@ -1,0 +1,1 @@
+"""Hyperbolic binary neural networks on Larq."""
