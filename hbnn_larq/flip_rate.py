@@ -9,7 +9,8 @@ then on each step of SGD turns it by about
 radians (\\(\eta\\) learning rate, \\(\lambda\\) coupled weight decay, \\(\mu\\) momentum), and a
 rotation by \\(\theta\\) changes the sign of a share \\(\theta / \pi\\) of its entries. Radius,
 granularity, width and gradient scale drop out. The balance is reached once the sum of
-of \\(\eta \lambda\\) is about 1; far below that the net is starved of flips, whatever the quantizer.
+\\(\eta \lambda\\) over training is about 1; far below that the net is starved of flips,
+whatever the quantizer.
 
 So a recipe is not (learning rate, decay, epochs) but (learning rate, **sum** of learning rate
 times decay, steps), and a run that is shortened must raise its decay in proportion.
