@@ -1,0 +1,135 @@
+"""What every model of the zoo has in common: its arguments, their checks, its input layer.
+
+The models are zookeeper factories, as in larq-zoo, so each one can stand as the `ComponentField`
+of an experiment; the keyword-only functions beside them are the usual way in.
+"""
+
+import numbers
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import tensorflow as tf
+from hbnn_larq.zoo.blocks import Blocks, quantizer_maker
+from zookeeper import ComponentField, Field
+
+
+class ZooFactory:
+    """Fields and checks shared by the factories of the zoo.
+
+    Every choice of architecture (`width` and the like) is `None` until a user makes it. What
+    nobody chose comes from the pretrained weights where there are some, and else from `defaults`.
+    """
+
+    name: ClassVar[str]
+    defaults: ClassVar[dict[str, Any]]
+    smallest_input: ClassVar[int] = 1
+
+    dataset: object | None = ComponentField(allow_missing=True)
+
+    @Field
+    def num_classes(self) -> Any:
+        """The classes of the experiment's dataset, if the factory is part of an experiment."""
+        return getattr(getattr(self, "dataset", None), "num_classes", None)
+
+    include_top: bool = Field(True)
+    weights: Any = Field(None)
+    input_shape: Any = Field(None)
+    input_tensor: Any = Field(None)
+    kernel_quantizer: Any = Field("hyperbolic")
+    input_quantizer: Any = Field("approx_sign")
+    width: Any = Field(None)
+
+    def choice(self, argument: str) -> Any:
+        """What the user chose for `argument`, or what the model has where nobody chose."""
+        given = getattr(self, argument)
+        return self.defaults[argument] if given is None else given
+
+    def one_of(self, argument: str, *options: str) -> str:
+        """The `choice` among named options."""
+        value = self.choice(argument)
+        if value not in options:
+            listed = ", ".join(repr(option) for option in options)
+            raise ValueError(f"{self.name}({argument}={value!r}): {argument} is one of {listed}.")
+        return value
+
+    def channels(self, filters: int) -> int:
+        """The number of channels that `width` makes of `filters`, at least one."""
+        width = self.choice("width")
+        if not isinstance(width, int | float) or not 0 < width < float("inf"):
+            raise ValueError(
+                f"{self.name}(width={width!r}): width multiplies the number of channels and must "
+                "be a number above 0; 1.0 is the network of the literature, 0.5 half its channels."
+            )
+        return max(1, round(filters * width))
+
+    def classes(self) -> int:
+        """The checked number of classes."""
+        classes = self.choice("num_classes")
+        if not isinstance(classes, numbers.Integral) or classes < 1:
+            raise ValueError(
+                f"{self.name}(num_classes={classes!r}): num_classes must be a whole number above 0."
+            )
+        return int(classes)
+
+    def blocks(self, kernel_initializer: Callable[[], Any], gamma: float = 1.0) -> Blocks:
+        """The layers of this network, with its quantizers."""
+        return Blocks(
+            kernel_quantizer=quantizer_maker(
+                self.kernel_quantizer, f"{self.name}: kernel_quantizer"
+            ),
+            input_quantizer=quantizer_maker(self.input_quantizer, f"{self.name}: input_quantizer"),
+            binary_activations=self.input_quantizer is not None,
+            kernel_initializer=kernel_initializer,
+            gamma=gamma,
+        )
+
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """The checked (height, width, channels) of the input."""
+        if self.input_tensor is not None:
+            shape = tuple(self.input_tensor.shape)[1:]
+            if self.input_shape is not None and tuple(self.input_shape) != shape:
+                raise ValueError(
+                    f"{self.name}(input_shape={tuple(self.input_shape)}): input_tensor has shape "
+                    f"{shape}. Give one of the two, or both alike."
+                )
+        else:
+            shape = self.choice("input_shape")
+        try:
+            height, width, channels = shape
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{self.name}(input_shape={shape!r}): `input_shape` must be a tuple of three "
+                "integers, (height, width, channels)."
+            ) from None
+        if not isinstance(channels, numbers.Integral) or channels < 1:
+            raise ValueError(
+                f"{self.name}(input_shape={tuple(shape)}): the number of channels, the last "
+                "entry, must be a whole number above 0."
+            )
+        for size in (height, width):
+            if size is None:
+                continue
+            if not isinstance(size, numbers.Integral) or size < self.smallest_input:
+                raise ValueError(
+                    f"{self.name}(input_shape={tuple(shape)}): Input size must be at least "
+                    f"{self.smallest_input}x{self.smallest_input}."
+                )
+        return (height, width, int(channels))
+
+    def image_input(self) -> tf.Tensor:
+        """The tensor the network starts from."""
+        shape = self.image_shape()
+        if self.input_tensor is None:
+            return tf.keras.layers.Input(shape=shape)
+        if not tf.keras.backend.is_keras_tensor(self.input_tensor):
+            return tf.keras.layers.Input(tensor=self.input_tensor, shape=shape)
+        return self.input_tensor
+
+    def model(self, image: tf.Tensor, output: tf.Tensor) -> tf.keras.Model:
+        """The finished model, with its weights."""
+        if self.input_tensor is not None:
+            image = tf.keras.utils.get_source_inputs(image)
+        model = tf.keras.Model(inputs=image, outputs=output, name=self.name)
+        if self.weights is not None:
+            model.load_weights(self.weights)
+        return model
