@@ -1,0 +1,330 @@
+"""Watch a binary net while Keras trains it: sign flips per layer, base points, the first NaN.
+
+`FlipCounter` does the counting and knows no training loop; `FlipMonitor` and `StopOnNaN` hang it
+into `model.fit`. The loop of `hbnn_larq.training` uses the same parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from larq.context import quantized_scope
+from larq.quantized_variable import QuantizedVariable
+
+from hbnn_larq.metrics import edge_share, information_gain
+
+__all__ = [
+    "FlipCounter",
+    "FlipMonitor",
+    "StopOnNaN",
+    "base_point_shares",
+    "binary_kernels",
+    "first_non_finite",
+]
+
+_KERNEL_ATTRIBUTES = ("kernel", "depthwise_kernel", "pointwise_kernel")
+
+
+def binary_kernels(model: tf.keras.Model) -> dict[str, QuantizedVariable]:
+    """The 1-bit kernels of a model, in layer order.
+
+    # Arguments
+        model: any built Keras model; nested models are searched too.
+
+    # Returns
+        `{name: variable}`. The name is the layer's, with `/depthwise_kernel` or
+        `/pointwise_kernel` appended where a layer has more than one kernel. Empty for a model
+        without binary weights.
+    """
+    kernels: dict[str, QuantizedVariable] = {}
+    for layer, attribute, variable in _quantized(model):
+        if variable.precision == 1:
+            name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
+            kernels[_free(name, kernels)] = variable
+    return kernels
+
+
+def base_point_shares(model: tf.keras.Model) -> dict[str, float]:
+    r"""How near each layer's base points are to the edge of their ball.
+
+    # Arguments
+        model: a built model; layers without base points are left out.
+
+    # Returns
+        `{layer: share}`: the largest \\(\sqrt{r} |p|\\) over the layer's vectors, 0 at the
+        centre and 1 at the edge.
+    """
+    shares: dict[str, float] = {}
+    for layer, attribute, variable in _quantized(model):
+        quantizer = variable.quantizer
+        points = getattr(quantizer, "base_points", None)
+        if not points:
+            continue
+        name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
+        whole_layer = getattr(quantizer, "granularity", "filter") == "layer"
+        axis = tuple(range(points[0].shape.rank - (0 if whole_layer else 1)))
+        shares[_free(name, shares)] = max(
+            float(np.max(edge_share(point.numpy(), r=float(quantizer.r), axis=axis)))
+            for point in points
+        )
+    return shares
+
+
+class FlipCounter:
+    """Counts how many binary weights of each layer changed sign between two moments.
+
+    One call reads every kernel through its quantizer and compares signs, all in one graph: it
+    costs what quantizing the kernels costs in a forward pass, plus one comparison per weight.
+
+    # Arguments
+        model: a built Keras model. One without binary weights gives empty answers.
+
+    !!! example
+        ```python
+        counter = FlipCounter(model)
+        before = counter.signs()
+        model.fit(x, y)
+        flips, _ = counter.flips_since(before)   # {layer: weights that changed sign}
+        ```
+    """
+
+    def __init__(self, model: tf.keras.Model):
+        kernels = binary_kernels(model)
+        self.names: list[str] = list(kernels)
+        self.sizes: dict[str, int] = {
+            name: int(np.prod(variable.shape)) for name, variable in kernels.items()
+        }
+        variables = list(kernels.values())
+
+        def read() -> list[tf.Tensor]:
+            with quantized_scope(True):
+                return [tf.convert_to_tensor(variable) >= 0 for variable in variables]
+
+        def compare(before: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+            now = read()
+            counts = [
+                tf.math.count_nonzero(tf.math.logical_xor(old, new), dtype=tf.int32)
+                for old, new in zip(before, now, strict=True)
+            ]
+            return counts, now
+
+        self._read = tf.function(read)
+        self._compare = tf.function(compare)
+
+    def signs(self) -> list[tf.Tensor]:
+        """Signs of every kernel now: one boolean tensor per layer, True where positive."""
+        return self._read() if self.names else []
+
+    def flips_since(self, before: Sequence[Any]) -> tuple[dict[str, int], list[tf.Tensor]]:
+        """Weights per layer whose sign differs from `before`, and the signs now.
+
+        # Arguments
+            before: what `signs()` returned earlier (tensors or boolean arrays).
+
+        # Returns
+            `({layer: count}, signs)`.
+        """
+        if not self.names:
+            return {}, []
+        counts, now = self._compare([tf.convert_to_tensor(old) for old in before])
+        counts = [int(count) for count in counts]
+        return dict(zip(self.names, counts, strict=True)), now
+
+    def share(self, flips: Mapping[str, float]) -> float:
+        """Share of all binary weights that a count per layer stands for (NaN without any)."""
+        total = sum(self.sizes.values())
+        return sum(flips.values()) / total if total else float("nan")
+
+
+class FlipMonitor(tf.keras.callbacks.Callback):
+    r"""Counts sign flips in training and adds them to the logs of every epoch.
+
+    Adds `flips_per_step` (mean share of binary weights that one step flips), `flips_per_epoch`
+    (share that differs between epoch ends), `flips_vs_init` (share that differs from the start
+    of training), `information_gain` (\\(H(\\)flips_vs_init\\()\\), mean over layers, bits) and,
+    for hyperbolic kernels, `edge_share` (largest \\(\sqrt{r}|p|\\)). Put it before
+    `CSVLogger` and `TensorBoard`, which then write them; `history` keeps the figures per layer.
+
+    Cost: one more quantization of every kernel per counted step. On small nets that is a few
+    percent of a step with `every=1`; `every=10` counts one step in ten (two readings each) and
+    makes the cost vanish.
+
+    # Arguments
+        every: count the flips of one step in this many, 1 or above.
+
+    # Attributes
+        history: one dict per epoch, `{"flips_per_step": {layer: share}, "flips_per_epoch": ...,
+            "flips_vs_init": ..., "information_gain": ..., "edge_share": ...}`.
+
+    # Raises
+        ValueError: unless `every` is an integer of 1 or above.
+
+    !!! example
+        ```python
+        model.fit(x, y, epochs=5, callbacks=[hbnn_larq.callbacks.FlipMonitor(every=10)])
+        ```
+    """
+
+    def __init__(self, every: int = 1):
+        super().__init__()
+        if not (isinstance(every, int) and every >= 1):
+            raise ValueError(
+                f"FlipMonitor(every={every!r}): a whole number of steps, 1 or above; "
+                "1 counts every step."
+            )
+        self.every = every
+        self.history: list[dict[str, dict[str, float]]] = []
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._counter = FlipCounter(self.model)
+        self._initial = self._epoch_start = self._before = self._counter.signs()
+        self._step = 0
+        self.history = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._flips = dict.fromkeys(self._counter.names, 0)
+        self._counted = 0
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # With every=1 the signs at the end of the last step are the signs at the start of this.
+        if self.every > 1 and self._step % self.every == 0:
+            self._before = self._counter.signs()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._step % self.every == 0:
+            flips, self._before = self._counter.flips_since(self._before)
+            for name, count in flips.items():
+                self._flips[name] += count
+            self._counted += 1
+        self._step += 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        counter = self._counter
+        if not counter.names:
+            return
+        of_epoch, now = counter.flips_since(self._epoch_start)
+        of_training, _ = counter.flips_since(self._initial)
+        self._epoch_start = now
+        steps = max(self._counted, 1)
+        size = counter.sizes
+        vs_init = {name: count / size[name] for name, count in of_training.items()}
+        row: dict[str, dict[str, float]] = {
+            "flips_per_step": {n: count / steps / size[n] for n, count in self._flips.items()},
+            "flips_per_epoch": {n: count / size[n] for n, count in of_epoch.items()},
+            "flips_vs_init": vs_init,
+            "information_gain": {n: float(information_gain(q)) for n, q in vs_init.items()},
+        }
+        shares = base_point_shares(self.model)
+        if shares:
+            row["edge_share"] = shares
+        self.history.append(row)
+        if logs is not None:
+            logs["flips_per_step"] = counter.share(self._flips) / steps
+            logs["flips_per_epoch"] = counter.share(of_epoch)
+            logs["flips_vs_init"] = counter.share(of_training)
+            logs["information_gain"] = float(np.mean(list(row["information_gain"].values())))
+            if shares:
+                logs["edge_share"] = max(shares.values())
+
+
+class StopOnNaN(tf.keras.callbacks.Callback):
+    """Stops training at the first loss or weight that is not finite, and names the layer.
+
+    Keras hands over control only after the update, so the layer named is the first one in layer
+    order whose weights are not finite; where the forward pass itself overflowed, every layer is,
+    and the message says so. The loop of `hbnn_larq.training` looks before the update and names
+    the layer in which the value arose.
+
+    # Raises
+        FloatingPointError: in `fit`, after the step that went wrong.
+    """
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        variables = self.model.trainable_variables
+
+        def finite() -> tf.Tensor:
+            checks = [tf.reduce_all(tf.math.is_finite(_latent(v))) for v in variables]
+            return tf.reduce_all(checks) if checks else tf.constant(True)
+
+        self._finite = tf.function(finite)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if np.all(np.isfinite(loss)) and bool(self._finite()):
+            return
+        first = first_non_finite(self.model)
+        if first is None:
+            where = "the weights are still finite, so the loss or its targets are at fault"
+        elif all(not _is_finite(v) for v in self.model.trainable_variables):
+            where = "all weights, so the forward pass or the loss overflowed"
+        else:
+            where = f"first in {first}"
+        raise FloatingPointError(
+            f"training step {batch} (loss {loss}) left values that are not finite: {where}. "
+            "Lower the learning rate, add warm-up, or look at the inputs of that layer."
+        )
+
+
+def first_non_finite(model: tf.keras.Model, inputs: Any = None) -> str | None:
+    """Name of the first place in a model, in layer order, that holds NaN or infinity.
+
+    # Arguments
+        model: a built model.
+        inputs: one batch. Where given, and where all weights are finite, the outputs of the
+            layers on it are looked at too, in training mode; the model's state is put back.
+
+    # Returns
+        Such as `"weights of layer conv_2 (conv_2/kernel:0)"` or `"output of layer bn_3"`; None
+        where everything is finite.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        for variable in [*layer._trainable_weights, *layer._non_trainable_weights]:
+            if variable.dtype.is_floating and not _is_finite(variable):
+                return f"weights of layer {layer.name} ({variable.name})"
+    if inputs is None or not getattr(model, "inputs", None):
+        return None
+    if not np.all(np.isfinite(inputs)):
+        return "the inputs"
+    layers = [layer for layer in model.layers if not isinstance(layer, tf.keras.layers.InputLayer)]
+    state = [(v, v.numpy()) for v in model.non_trainable_variables]
+    try:
+        outputs = tf.keras.Model(model.inputs, [layer.output for layer in layers])(
+            inputs, training=True
+        )
+    finally:
+        for variable, value in state:
+            variable.assign(value)
+    for layer, output in zip(layers, tf.nest.flatten(outputs), strict=True):
+        if not np.all(np.isfinite(tf.cast(output, tf.float32).numpy())):
+            return f"output of layer {layer.name}"
+    return None
+
+
+def _quantized(
+    model: tf.keras.Model,
+) -> Iterator[tuple[tf.keras.layers.Layer, str, QuantizedVariable]]:
+    for layer in model._flatten_layers(include_self=False):
+        for attribute in _KERNEL_ATTRIBUTES:
+            variable = getattr(layer, attribute, None)
+            if isinstance(variable, QuantizedVariable):
+                yield layer, attribute, variable
+
+
+def _free(name: str, taken: dict[str, Any]) -> str:
+    """`name`, or `name_2`, `name_3`, ... where two nested models use it."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+def _latent(variable: tf.Variable) -> tf.Variable:
+    return variable.latent_variable if isinstance(variable, QuantizedVariable) else variable
+
+
+def _is_finite(variable: tf.Variable) -> bool:
+    return bool(tf.reduce_all(tf.math.is_finite(_latent(variable))))

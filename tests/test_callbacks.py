@@ -1,0 +1,164 @@
+"""Flip counting on kernels whose flips are known, and the first layer that went wrong."""
+
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hbnn_larq import callbacks, metrics
+
+
+def tiny_model() -> tf.keras.Model:
+    return tf.keras.Sequential(
+        [
+            tf.keras.layers.Conv2D(4, 3, input_shape=(6, 6, 1), name="stem"),
+            lq.layers.QuantConv2D(
+                4, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign", name="binary_conv"
+            ),
+            tf.keras.layers.Flatten(),
+            lq.layers.QuantDense(3, kernel_quantizer="ste_sign", name="binary_dense"),
+        ]
+    )
+
+
+def negate_first(variable: tf.Variable, count: int) -> None:
+    value = variable.latent_variable.numpy()
+    value.reshape(-1)[:count] *= -1
+    variable.assign(value)
+
+
+@pytest.fixture
+def model():
+    tf.keras.utils.set_random_seed(0)
+    return tiny_model()
+
+
+def test_binary_kernels_are_the_one_bit_kernels_only(model):
+    assert list(callbacks.binary_kernels(model)) == ["binary_conv", "binary_dense"]
+
+
+def test_kernels_of_nested_models_with_one_name_stay_apart():
+    outer = tf.keras.Sequential([tiny_model(), tf.keras.layers.Reshape((3, 1, 1))])
+    inner = lq.layers.QuantConv2D(1, 1, kernel_quantizer="ste_sign", name="binary_conv")
+    outer.add(inner)
+    assert list(callbacks.binary_kernels(outer)) == ["binary_conv", "binary_dense", "binary_conv_2"]
+
+
+def test_counter_counts_exactly_the_signs_that_changed(model):
+    counter = callbacks.FlipCounter(model)
+    before = counter.signs()
+    kernels = callbacks.binary_kernels(model)
+    negate_first(kernels["binary_conv"], 5)
+    negate_first(kernels["binary_dense"], 2)
+    flips, now = counter.flips_since(before)
+    assert flips == {"binary_conv": 5, "binary_dense": 2}
+    assert counter.flips_since(now)[0] == {"binary_conv": 0, "binary_dense": 0}
+    assert counter.share(flips) == 7 / sum(counter.sizes.values())
+
+
+def test_counter_of_a_float_model_is_empty():
+    counter = callbacks.FlipCounter(
+        tf.keras.Sequential([tf.keras.layers.Dense(2, input_shape=(3,))])
+    )
+    assert counter.signs() == []
+    assert counter.flips_since([]) == ({}, [])
+    assert np.isnan(counter.share({}))
+
+
+class NegateFive(tf.keras.callbacks.Callback):
+    """Negates the first five weights of the conv in every step, after the (zero) update."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        negate_first(callbacks.binary_kernels(self.model)["binary_conv"], 5)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_monitor_reports_known_flips(model, every):
+    model.compile(tf.keras.optimizers.SGD(0.0), "mse")
+    monitor = callbacks.FlipMonitor(every=every)
+    history = model.fit(
+        np.zeros((12, 6, 6, 1)), np.zeros((12, 3)), batch_size=4, epochs=2, verbose=0,
+        callbacks=[NegateFive(), monitor],
+    )  # fmt: skip
+    size = 3 * 3 * 4 * 4
+    total = size + 4 * 3 * 2 * 2
+    for epoch, row in enumerate(monitor.history):
+        assert row["flips_per_step"] == {"binary_conv": pytest.approx(5 / size), "binary_dense": 0}
+        # three steps an epoch: negated an odd number of times, then an even number
+        assert row["flips_per_epoch"]["binary_conv"] == pytest.approx(5 / size)
+        assert row["flips_vs_init"]["binary_conv"] == pytest.approx([5 / size, 0][epoch])
+    gain = metrics.information_gain(5 / size)
+    assert monitor.history[0]["information_gain"]["binary_conv"] == pytest.approx(gain)
+    assert history.history["flips_per_step"] == pytest.approx([5 / total] * 2)
+    assert history.history["flips_vs_init"] == pytest.approx([5 / total, 0])
+    assert history.history["information_gain"] == pytest.approx([gain / 2, 0])
+
+
+def test_monitor_leaves_a_float_model_alone():
+    model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(3,))])
+    model.compile("sgd", "mse")
+    history = model.fit(
+        np.zeros((4, 3)), np.zeros((4, 1)), verbose=0, callbacks=[callbacks.FlipMonitor()]
+    )
+    assert set(history.history) == {"loss"}
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "1"])
+def test_monitor_names_a_bad_interval(bad):
+    with pytest.raises(ValueError, match=r"FlipMonitor\(every=.*1 or above"):
+        callbacks.FlipMonitor(every=bad)
+
+
+def test_stop_on_nan_names_the_layer_whose_weights_went_first(model):
+    class Poison(tf.keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                kernel = callbacks.binary_kernels(self.model)["binary_dense"]
+                kernel.assign(np.full(kernel.shape, np.nan))
+
+    model.compile("sgd", "mse")
+    with pytest.raises(FloatingPointError, match=r"training step 1 .*layer binary_dense"):
+        model.fit(
+            np.zeros((12, 6, 6, 1)), np.zeros((12, 3)), batch_size=4, verbose=0,
+            callbacks=[Poison(), callbacks.StopOnNaN()],
+        )  # fmt: skip
+
+
+def test_stop_on_nan_says_so_when_the_targets_are_at_fault(model):
+    model.compile(tf.keras.optimizers.SGD(1.0), "mse")
+    with pytest.raises(FloatingPointError, match=r"step 0 .*all weights, so the forward pass"):
+        model.fit(
+            np.ones((4, 6, 6, 1)), np.full((4, 3), np.nan), verbose=0,
+            callbacks=[callbacks.StopOnNaN()],
+        )  # fmt: skip
+
+
+def test_stop_on_nan_lets_a_healthy_run_finish(model):
+    model.compile("sgd", "mse")
+    history = model.fit(
+        np.zeros((4, 6, 6, 1)), np.zeros((4, 3)), epochs=2, verbose=0,
+        callbacks=[callbacks.StopOnNaN()],
+    )  # fmt: skip
+    assert len(history.history["loss"]) == 2
+
+
+def test_first_non_finite_looks_at_weights_inputs_and_outputs(model):
+    images = np.ones((2, 6, 6, 1), "float32")
+    assert callbacks.first_non_finite(model, images) is None
+    assert callbacks.first_non_finite(model, images * np.inf) == "the inputs"
+    stem = model.get_layer("stem")
+    stem.kernel.assign(tf.fill(stem.kernel.shape, 3e38))
+    assert callbacks.first_non_finite(model) is None
+    assert callbacks.first_non_finite(model, 1e3 * images) == "output of layer stem"
+    stem.bias.assign([0, 0, np.nan, 0])
+    assert callbacks.first_non_finite(model) == "weights of layer stem (stem/bias:0)"
+
+
+def test_first_non_finite_puts_the_moving_statistics_back():
+    model = tf.keras.Sequential(
+        [tf.keras.layers.BatchNormalization(input_shape=(3,)), tf.keras.layers.Dense(1)]
+    )
+    before = model.get_weights()
+    callbacks.first_non_finite(model, np.ones((4, 3), "float32"))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
