@@ -1,5 +1,6 @@
 """The networks of the binary literature, with hyperbolic binary weights by default."""
 
+from hbnn_larq.zoo.resnet import BiRealNet18, BiRealNet34, ResNet18, ResNet20, ResNet34
 from hbnn_larq.zoo.vgg_small import VGGSmall
 
-__all__ = ["VGGSmall"]
+__all__ = ["BiRealNet18", "BiRealNet34", "ResNet18", "ResNet20", "ResNet34", "VGGSmall"]

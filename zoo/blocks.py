@@ -97,6 +97,11 @@ def uniform_fan_in() -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
+def glorot_normal() -> tf.keras.initializers.Initializer:
+    """Normal with variance 2 / (fan in + fan out), truncated, as larq-zoo's BiRealNet."""
+    return tf.keras.initializers.GlorotNormal()
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Layers that share their quantizers and their initial values.
