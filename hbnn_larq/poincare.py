@@ -15,13 +15,16 @@ does; a result is rounded so that it lies inside.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from hbnn_larq.span import Axis, inner_axes, span
+from hbnn_larq.span import Axis, as_float64, inner_axes, span
 
 __all__ = [
+    "Ball",
+    "ball_of",
     "boundary_map",
     "conformal_factor",
     "distance",
@@ -32,6 +35,7 @@ __all__ = [
     "mobius_scalar_mul",
     "mobius_step",
     "project",
+    "put_in_ball",
 ]
 
 # How far inside the edge a point is pulled: 1 - sqrt(r)|p|. Small enough to leave .99999 alone
@@ -287,6 +291,26 @@ def mobius_step(p, g, *, r, axis: Axis, learning_rate, decay=0.0, rule: str = "e
     return span([p, g], _STEP_COEFFICIENTS[rule], numbers, axis=axis)
 
 
+# ---------------------------------------------------------- points that variables hold
+
+
+class Ball(NamedTuple):
+    """The ball that a variable's vectors are points of."""
+
+    r: float
+    axis: tuple[int, ...]
+
+
+def put_in_ball(variable: tf.Variable, *, r: float, axis: tuple[int, ...]) -> None:
+    """Mark a variable as holding points of a ball, for optimizers to find."""
+    variable._hbnn_ball = Ball(r, axis)
+
+
+def ball_of(variable: tf.Variable) -> Ball | None:
+    """The ball whose points a variable holds, or None."""
+    return getattr(variable, "_hbnn_ball", None)
+
+
 # ------------------------------------------------------------------ arguments
 
 
@@ -318,7 +342,7 @@ def _points(call: str, r, axis: Axis, **named) -> tuple[list[tf.Tensor], tf.Tens
     if dtype == tf.float64:
         inner = inner_axes(tensors[0].shape, axis)
         tensors = [_shortened(x, inner) for x in tensors]
-    return tensors, tf.cast(r, tf.float64)
+    return tensors, as_float64(r)
 
 
 def _shortened(x: tf.Tensor, inner: list[int]) -> tf.Tensor:

@@ -73,15 +73,13 @@ def span(
     """
     shape = vectors[0].shape
     inner = inner_axes(shape, axis)
-    numbers = [tf.cast(s, tf.float64) for s in scalars]
+    numbers = [as_float64(s) for s in scalars]
     if uses_xla() and shape.is_fully_defined():
         to_rows, from_rows = _layout(shape, inner)
         whole = len(inner) == shape.rank
-        # One set of programs a shape: retracing a shared one would warn the user about it.
-        key = (tuple(shape), vectors[0].dtype)
-        programs = _compiled(coefficients, len(vectors), whole, sign, key)
+        programs = _compiled(coefficients, len(vectors), whole, sign)
     else:
-        to_rows = from_rows = lambda x: x
+        to_rows = from_rows = tf.identity
         programs = _plain(coefficients, len(vectors), inner, sign)
     forward, backward_scalars, backward_combine = programs
 
@@ -96,6 +94,11 @@ def span(
         return y, grad
 
     return from_rows(call(*[to_rows(x) for x in vectors]))
+
+
+def as_float64(number: float | tf.Tensor) -> tf.Tensor:
+    """A Python number at full precision: `tf.cast(0.05, tf.float64)` would round it to float32."""
+    return tf.cast(number, tf.float64) if tf.is_tensor(number) else tf.constant(number, tf.float64)
 
 
 def inner_axes(shape: tf.TensorShape, axis: Axis) -> list[int]:
@@ -214,14 +217,17 @@ def _programs(coefficients: Coefficients, count: int, dot, sign: bool):
 
 
 @functools.cache
-def _compiled(coefficients: Coefficients, count: int, whole: bool, sign: bool, _key: tuple):
+def _compiled(coefficients: Coefficients, count: int, whole: bool, sign: bool):
     def dot(x, y):
         return _dot(x, y, whole)
 
-    return [
-        tf.function(program, jit_compile=True, autograph=False)
-        for program in _programs(coefficients, count, dot, sign)
-    ]
+    def compiled(program):
+        function = tf.function(program, jit_compile=True, autograph=False)
+        # A trace a shape is what is wanted here; the warning would reach every user.
+        function._omit_frequent_tracing_warning = True
+        return function
+
+    return [compiled(program) for program in _programs(coefficients, count, dot, sign)]
 
 
 def _plain(coefficients: Coefficients, count: int, inner: list[int], sign: bool):

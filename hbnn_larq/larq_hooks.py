@@ -1,0 +1,101 @@
+"""The five places where Larq 0.14 has no hook for a kernel quantizer with weights of its own.
+
+Installed once, by `import hbnn_larq`. Each wraps one function of Larq and changes nothing for
+any quantizer but ours:
+
+- a quantizer object handed to several layers serves the first; later layers get a copy of it, so
+  that two kernels never share a base point;
+- a quantizer of kernels in the slot for activations is refused;
+- a kernel of ours stays float32 under a mixed-precision policy, and its base points are made
+  with the kernel, not at the first call;
+- the warning about starved weights is silent for a quantizer whose gradient is never clipped;
+- `larq.models.summary` counts what is deployed, and base points are not.
+"""
+
+from __future__ import annotations
+
+from larq import layers_base, models, quantizers
+
+from hbnn_larq.optimizers import is_base_point
+from hbnn_larq.quantizers import BallQuantizer
+
+_installed = False
+
+
+def install() -> None:
+    """Wrap the functions of Larq named above; calling it again does nothing."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    quantizers.get_kernel_quantizer = _own_quantizer(quantizers.get_kernel_quantizer)
+    layers_base.BaseLayer.__init__ = _no_kernel_quantizer_on_inputs(layers_base.BaseLayer.__init__)
+    layers_base.BaseLayer.add_weight = _bound_kernel(layers_base.BaseLayer)
+    layers_base._is_binary = _clipped_only(layers_base._is_binary)
+    models.LayerProfile.__init__ = _deployed_profile(models.LayerProfile.__init__)
+
+
+def _own_quantizer(get_kernel_quantizer):
+    def get(identifier):
+        quantizer = get_kernel_quantizer(identifier)
+        if isinstance(quantizer, BallQuantizer):
+            return quantizer.for_layer()
+        return quantizer
+
+    return get
+
+
+def _no_kernel_quantizer_on_inputs(init):
+    def __init__(self, *args, input_quantizer=None, **kwargs):
+        init(self, *args, input_quantizer=input_quantizer, **kwargs)
+        if isinstance(self.input_quantizer, BallQuantizer):
+            name = type(self.input_quantizer).__name__
+            raise ValueError(
+                f"{type(self).__name__}(input_quantizer={name}(...)): {name} maps the weights of "
+                "a layer and cannot quantize its inputs. Use it as kernel_quantizer, and for "
+                'inputs input_quantizer="approx_sign".'
+            )
+
+    return __init__
+
+
+def _bound_kernel(base_layer):
+    def add_weight(self, name=None, *args, **kwargs):
+        inherited = super(base_layer, self).add_weight
+        quantizer = self._get_quantizer(name)
+        if not isinstance(quantizer, BallQuantizer):
+            return inherited(name, *args, **kwargs)
+        quantizer.bind(self, name)
+        kernel = inherited(name, *args, **kwargs, experimental_autocast=False)
+        quantizer.build_for(kernel)
+        return kernel
+
+    return add_weight
+
+
+def _clipped_only(is_binary):
+    def wrapped(quantizer):
+        return is_binary(quantizer) and not isinstance(quantizer, BallQuantizer)
+
+    return wrapped
+
+
+def _deployed_profile(init):
+    def __init__(self, layer):
+        init(self, layer)
+        kept = [p for p in self.weight_profiles if not is_base_point(p._weight)]
+        if len(kept) == len(self.weight_profiles):
+            return
+        self.weight_profiles = kept
+        if self.op_profiles:
+            self.op_profiles = [
+                models.OperationProfile(
+                    n=p.count * self.output_pixels,
+                    precision=max(self.input_precision or 32, p.bitwidth),
+                    op_type="mac",
+                )
+                for p in kept
+                if not p.is_bias()
+            ]
+
+    return __init__

@@ -1,0 +1,343 @@
+"""Kernel quantizers whose 1-bit weight is the sign of a point of the Poincaré ball.
+
+A layer's kernel holds the latent weights, which are unconstrained. The quantizer sends them into
+the ball by an exponential map at a base point that it holds and that is trained, and takes the
+sign. At inference only the signs remain: `hbnn_larq.fold` writes them into a plain Larq model.
+
+!!! example
+    ```python
+    import hbnn_larq
+    import larq as lq
+
+    layer = lq.layers.QuantConv2D(
+        64, 3,
+        input_quantizer="approx_sign",
+        kernel_quantizer=hbnn_larq.quantizers.Hyperbolic(r=0.05),
+        pad_values=1.0,
+        padding="same",
+    )
+    ```
+
+# References
+    - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)
+"""
+
+from __future__ import annotations
+
+import larq as lq
+import tensorflow as tf
+from larq import utils
+from larq.quantized_variable import QuantizedVariable
+from larq.quantizers import _BaseQuantizer
+
+from hbnn_larq import epc, poincare
+
+__all__ = ["EPC", "BallQuantizer", "Hyperbolic", "HyperbolicBoundary"]
+
+GRANULARITIES = ("filter", "layer")
+
+
+class BallQuantizer(_BaseQuantizer):
+    """Base class: holds the base points of one kernel, and maps that kernel to its signs.
+
+    A subclass gives `_signs(points, latent, axis)` and, where it holds more than one base point,
+    `_cluster_size`.
+
+    # Arguments
+        r: Strength of the curvature, above 0; the ball has radius `1 / sqrt(r)`.
+        granularity: `"filter"`: the weights of each output filter form one vector.
+            `"layer"`: all weights of the kernel do, which is how the paper speaks of them.
+        metrics: As for every Larq quantizer: `["flip_ratio"]`, or `None` for those of
+            `larq.context.metrics_scope`.
+
+    # Attributes
+        base_points: The variables p, float32 (float64 for a float64 kernel), shaped like the
+            kernel, zero at first. Inside `larq.context.quantized_scope(True)` they read as zero:
+            the kernel read there is binary already, and signs of signs must not move.
+    """
+
+    precision = 1
+
+    def __init__(self, r, granularity: str = "filter", *, metrics=None, **kwargs):
+        call = type(self).__name__
+        poincare.check_r(call, r)
+        if granularity not in GRANULARITIES:
+            raise ValueError(
+                f'{call}(granularity={granularity!r}): "filter" makes one vector of each output '
+                'filter, "layer" one of the whole kernel.'
+            )
+        self.r = float(r)
+        self.granularity = granularity
+        # Never autocast: under a mixed-precision policy the map runs in float32.
+        super().__init__(metrics=metrics, autocast=False, **kwargs)
+        self._owner: str | None = None
+        self._owner_weight = "kernel"
+        self._axis: tuple[int, ...] = ()
+        self._point_dtype = tf.float32
+        self._output_dtype: str | None = None
+        self._given_to_layer = False
+
+    @property
+    def base_points(self) -> list[tf.Variable]:
+        return [w for w in self._trainable_weights if poincare.ball_of(w)]
+
+    @property
+    def _cluster_size(self) -> int:
+        return 1
+
+    def _signs(self, points: list[tf.Tensor], latent: tf.Tensor, axis) -> tf.Tensor:
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- a kernel of its own
+
+    def for_layer(self) -> BallQuantizer:
+        """This quantizer for the first layer that takes it, a copy without state for others."""
+        if not self._given_to_layer:
+            self._given_to_layer = True
+            return self
+        config = self.get_config()
+        config.pop("name", None)
+        copy = type(self).from_config(config)
+        copy._custom_metrics = self._custom_metrics
+        copy._given_to_layer = True
+        return copy
+
+    def bind(self, layer: tf.keras.layers.Layer, weight: str) -> None:
+        """Serve the named weight of `layer` from now on.
+
+        # Raises
+            ValueError: this quantizer already holds the base points of another weight.
+        """
+        owner = f"{layer.name}/{weight}"
+        if self._owner is not None:
+            raise ValueError(
+                f"{type(self).__name__}(r={self.r}) holds the base points of {self._owner} and "
+                f"cannot serve {owner} too. Give each weight a quantizer of its own, for example "
+                'by its alias: kernel_quantizer="hyperbolic".'
+            )
+        self._owner = owner
+        self._owner_weight = weight
+        self._filter_axis = _filter_axis(layer, weight)
+        self._output_dtype = layer.compute_dtype
+
+    def build_for(self, kernel: tf.Variable) -> None:
+        """Make the base points of `kernel`, in its shape."""
+        self._point_dtype = tf.float64 if kernel.dtype == tf.float64 else tf.float32
+        self.build(kernel.shape)
+
+    def build(self, input_shape) -> None:
+        if self.built:
+            return
+        shape = tf.TensorShape(input_shape)
+        if not shape.is_fully_defined():
+            raise ValueError(
+                f"{type(self).__name__}(r={self.r}) got a tensor of shape {shape}: it maps the "
+                "kernel of a layer, whose shape is fixed. Give it to a Larq layer as "
+                "kernel_quantizer."
+            )
+        self._axis = tuple(range(shape.rank))
+        if self.granularity == "filter":
+            self._axis = self._axis[:-1] or (0,)
+            if self._owner is not None:
+                self._axis = self._filter_axis(shape)
+        for k in range(self._cluster_size):
+            suffix = f"_{k + 1}" if self._cluster_size > 1 else ""
+            self.add_weight(
+                name=f"{self._owner_weight}_base_point{suffix}",
+                shape=shape,
+                dtype=self._point_dtype,
+                initializer="zeros",
+                trainable=True,
+                experimental_autocast=False,
+            )
+        super().build(shape)
+
+    def _add_variable_with_custom_getter(self, name: str, **kwargs):
+        """As Larq does for kernels: wrap what the getter makes. Here it also gets its ball."""
+        make = kwargs.pop("getter")
+
+        def getter(*args, **kwargs):
+            variable = make(*args, **kwargs)
+            poincare.put_in_ball(variable, r=self.r, axis=self._axis)
+            return QuantizedVariable.from_variable(variable, tf.zeros_like, precision=32)
+
+        if "_base_point" in name:
+            return super()._add_variable_with_custom_getter(name, getter=getter, **kwargs)
+        return super()._add_variable_with_custom_getter(name, getter=make, **kwargs)
+
+    def call(self, inputs):
+        if not inputs.dtype.is_floating:
+            raise TypeError(
+                f"{type(self).__name__}(r={self.r}) got a kernel of dtype {inputs.dtype.name}: "
+                "latent weights are floating-point numbers. Give the layer a float dtype."
+            )
+        with lq.context.quantized_scope(False):
+            points = [tf.convert_to_tensor(p) for p in self.base_points]
+        latent = tf.cast(inputs, self._point_dtype)
+        signs = super().call(self._signs(points, latent, self._axis))
+        return tf.cast(signs, self._output_dtype or inputs.dtype)
+
+    @property
+    def non_trainable_weights(self):
+        # Larq hides the variables of the flip metric here; fixed base points must be saved.
+        return [] if self.trainable else list(self.base_points)
+
+    def load_own_variables(self, store) -> None:
+        expected = [tuple(p.shape) for p in self.base_points]
+        found = [tuple(store[key].shape) for key in sorted(store.keys(), key=int)]
+        if found and found != expected:
+            raise ValueError(
+                f"{type(self).__name__}(r={self.r}) of {self._owner}: the file holds base points "
+                f"of shape {found}, this model needs {expected}. Build the model as it was when "
+                "the file was written, or load the file whole with load_model."
+            )
+        super().load_own_variables(store)
+
+    def get_config(self):
+        return {**super().get_config(), "r": self.r, "granularity": self.granularity}
+
+
+def _filter_axis(layer: tf.keras.layers.Layer, weight: str):
+    """How the weights of one output filter lie in a weight of `layer`: kernel shape -> axes."""
+    kind = type(layer).__name__
+
+    def axes(shape: tf.TensorShape) -> tuple[int, ...]:
+        if weight == "depthwise_kernel":  # (*window, input channels, multiplier)
+            return tuple(range(shape.rank - 2))
+        if isinstance(layer, tf.keras.layers.Conv2DTranspose | tf.keras.layers.Conv3DTranspose):
+            return (*range(shape.rank - 2), shape.rank - 1)  # (*window, filters, channels)
+        if isinstance(
+            layer, tf.keras.layers.LocallyConnected1D | tf.keras.layers.LocallyConnected2D
+        ):
+            if layer.implementation == 1:  # (places, window x channels, filters)
+                return (1,)
+            if layer.implementation == 2:  # (*input, *output), 3 axes each in 2D, 2 in 1D
+                return tuple(range(shape.rank // 2))
+            raise ValueError(
+                f'{kind}(implementation={layer.implementation}) "{layer.name}" stores its kernel '
+                'as one list of numbers, without filters: use granularity="layer" or '
+                "implementation=1."
+            )
+        return tuple(range(shape.rank - 1))
+
+    return axes
+
+
+@utils.register_alias("hyperbolic")
+@utils.register_keras_custom_object
+class Hyperbolic(BallQuantizer):
+    r"""Sign of the exponential map, the quantizer of HBNN.
+
+        \[
+        w_b = \operatorname{sign}(\exp_p(	ilde w)), \qquad
+        \exp_p(v) = p \oplus 	anh\left(\sqrt r rac{\lambda_p |v|}{2}
+    ight)
+        rac{v}{\sqrt r |v|}
+        \]
+
+        The gradient passes the sign unchanged (its straight-through window is \(1/\sqrt r\), where
+        every point of the ball lies) and then takes the exact derivative of the map, to the latent
+        weights and to the base point p (HBNN Eq. 11 and 13). With p = 0 the signs are those of the
+        latent weights.
+
+        !!! example
+            ```python
+            lq.layers.QuantConv2D(
+                64, 3, input_quantizer="approx_sign", kernel_quantizer="hyperbolic", pad_values=1.0
+            )
+            ```
+
+        # Arguments
+            r: Strength of the curvature, above 0; the ball has radius `1 / sqrt(r)`. The paper calls
+                it the radius and uses 0.05. In equilibrium of learning rate and weight decay the
+                accuracy does not depend on it.
+            granularity: `"filter"`: the weights of each output filter form one vector, so the map
+                does not depend on the width of the layer. `"layer"`: all weights of the kernel, as
+                the paper speaks of them; tanh saturates in wide layers.
+            metrics: `["flip_ratio"]`, or `None` for the metrics of `larq.context.metrics_scope`.
+
+        # Raises
+            ValueError: `r` is not a finite number above 0, or `granularity` is none of the two.
+
+        # References
+            - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)
+    """
+
+    def __init__(self, r: float = 0.05, granularity: str = "filter", **kwargs):
+        super().__init__(r, granularity, **kwargs)
+
+    def _signs(self, points, latent, axis):
+        return poincare.expmap_sign(points[0], latent, r=self.r, axis=axis)
+
+
+@utils.register_alias("hyperbolic_boundary")
+@utils.register_keras_custom_object
+class HyperbolicBoundary(BallQuantizer):
+    r"""Sign of the point where the geodesic meets the edge of the ball, HBNN on \(\partial D_r\).
+
+        \[ w_b = \operatorname{sign}\left(p \oplus rac{	ilde w}{\sqrt r |	ilde w|}
+    ight) \]
+
+        Only the direction of the latent weights counts. The paper reports this variant unstable for
+        binary weights with real activations.
+
+        # Arguments
+            r: Strength of the curvature, above 0. The paper uses 1.
+            granularity: `"filter"` or `"layer"`, as for `Hyperbolic`.
+            metrics: `["flip_ratio"]`, or `None` for the metrics of `larq.context.metrics_scope`.
+
+        # Raises
+            ValueError: `r` is not a finite number above 0, or `granularity` is none of the two.
+
+        # References
+            - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)
+    """
+
+    def __init__(self, r: float = 1.0, granularity: str = "filter", **kwargs):
+        super().__init__(r, granularity, **kwargs)
+
+    def _signs(self, points, latent, axis):
+        return poincare.boundary_sign(points[0], latent, r=self.r, axis=axis)
+
+
+@utils.register_alias("epc")
+@utils.register_keras_custom_object
+class EPC(BallQuantizer):
+    r"""Sign of a chain of exponential maps, our reading of the exponential parametrization cluster.
+
+    \[ w_b = \operatorname{sign}(\exp_{p_m} \circ \dots \circ \exp_{p_1}(	ilde w)) \]
+
+    Only the abstract of the method is public; `hbnn_larq.epc` says what is the paper's and what
+    is ours.
+
+    # Arguments
+        r: Strength of the curvature, above 0.
+        granularity: `"filter"` or `"layer"`, as for `Hyperbolic`.
+        size: Number of base points m, at least 1; 1 is `Hyperbolic`.
+        metrics: `["flip_ratio"]`, or `None` for the metrics of `larq.context.metrics_scope`.
+
+    # Raises
+        ValueError: `r` is not a finite number above 0, `size` is not a whole number of at least
+            1, or `granularity` is none of the two.
+
+    # References
+        - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)
+    """
+
+    def __init__(self, r: float = 0.05, granularity: str = "filter", size: int = 2, **kwargs):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(
+                f"EPC(size={size!r}): a cluster has a whole number of base points, at least 1."
+            )
+        self.size = size
+        super().__init__(r, granularity, **kwargs)
+
+    @property
+    def _cluster_size(self) -> int:
+        return self.size
+
+    def _signs(self, points, latent, axis):
+        return epc.chain_sign(points, latent, r=self.r, axis=axis)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
