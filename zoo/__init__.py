@@ -3,4 +3,14 @@
 from hbnn_larq.zoo.resnet import BiRealNet18, BiRealNet34, ResNet18, ResNet20, ResNet34
 from hbnn_larq.zoo.vgg_small import VGGSmall
 
-__all__ = ["BiRealNet18", "BiRealNet34", "ResNet18", "ResNet20", "ResNet34", "VGGSmall"]
+__all__ = [
+    "MODELS",
+    "BiRealNet18",
+    "BiRealNet34",
+    "ResNet18",
+    "ResNet20",
+    "ResNet34",
+    "VGGSmall",
+]
+
+MODELS = ("VGGSmall", "ResNet18", "ResNet34", "ResNet20", "BiRealNet18", "BiRealNet34")

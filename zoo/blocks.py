@@ -166,6 +166,15 @@ class Blocks:
         function = "hard_tanh" if self.binary_activations else "relu"
         return tf.keras.layers.Activation(function, name=name)(x)
 
+    def zero_channels(self, x: tf.Tensor, filters: int, *, name: str) -> tf.Tensor:
+        """Pads with channels of zeros, half of them in front, up to `filters` channels."""
+        extra = filters - x.shape[-1]
+        # Told that channels come first, Keras' layer takes the last two axes for rows and columns:
+        # width and channels, here. A tf.pad would become a layer without a name of its own.
+        return tf.keras.layers.ZeroPadding2D(
+            ((0, 0), (extra // 2, extra - extra // 2)), data_format="channels_first", name=name
+        )(x)
+
     def max_pool(self, x: tf.Tensor, size: int = 2, strides: int = 2, *, name: str) -> tf.Tensor:
         """Max pooling, "same" padding."""
         return tf.keras.layers.MaxPool2D(size, strides=strides, padding="same", name=name)(x)

@@ -120,7 +120,7 @@ class ZooFactory:
         """The tensor the network starts from."""
         shape = self.image_shape()
         if self.input_tensor is None:
-            return tf.keras.layers.Input(shape=shape)
+            return tf.keras.layers.Input(shape=shape, name="image")
         if not tf.keras.backend.is_keras_tensor(self.input_tensor):
             return tf.keras.layers.Input(tensor=self.input_tensor, shape=shape)
         return self.input_tensor

@@ -82,9 +82,9 @@ class ResNetFactory(ZooFactory):
         given = getattr(self, argument)
         if given is not None:
             return given
-        stem = self.stem_kind() if argument != "input_shape" else self.stem or self.stem_when_open
         if argument == "gamma_init" and self.input_quantizer is None:
             return 1.0  # real activations would vanish at 1e-8, signs do not
+        stem = self.stem_kind()
         return {**self.defaults, **BY_STEM[stem], **self.family[stem]}[argument]
 
     def build(self) -> tf.keras.Model:
@@ -175,8 +175,7 @@ class ResNetFactory(ZooFactory):
         elif kind == "subsample_pad":
             x = tf.keras.layers.MaxPool2D(1, strides=strides, name=f"{name}short_pool")(x)
         if kind in ("avgpool_pad", "subsample_pad"):
-            extra = filters - x.shape[-1]
-            return tf.pad(x, [[0, 0], [0, 0], [0, 0], [extra // 2, extra - extra // 2]])
+            return blocks.zero_channels(x, filters, name=f"{name}short_pad")
         conv = blocks.binary_conv if kind == "binary_conv" else blocks.real_conv
         x = conv(x, filters, 1, strides, name=f"{name}short")
         return blocks.batch_norm(x, name=f"{name}short_bn")

@@ -32,6 +32,10 @@ class VGGSmallFactory(ZooFactory):
             )
         blocks = self.blocks(he_normal_fan_out)
         pool_before_bn = self.choice("pool_before_bn")
+        if not isinstance(pool_before_bn, bool):
+            raise ValueError(
+                f"VGGSmall(pool_before_bn={pool_before_bn!r}): pool_before_bn is True or False."
+            )
 
         def finish(x: tf.Tensor, name: str, pool: bool) -> tf.Tensor:
             if pool and pool_before_bn:
