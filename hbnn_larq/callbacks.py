@@ -15,6 +15,7 @@ from larq.context import quantized_scope
 from larq.quantized_variable import QuantizedVariable
 
 from hbnn_larq.metrics import edge_share, information_gain
+from hbnn_larq.poincare import ball_of
 
 __all__ = [
     "FlipCounter",
@@ -59,17 +60,11 @@ def base_point_shares(model: tf.keras.Model) -> dict[str, float]:
     """
     shares: dict[str, float] = {}
     for layer, attribute, variable in _quantized(model):
-        quantizer = variable.quantizer
-        points = getattr(quantizer, "base_points", None)
+        points = getattr(variable.quantizer, "base_points", None)
         if not points:
             continue
         name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
-        whole_layer = getattr(quantizer, "granularity", "filter") == "layer"
-        axis = tuple(range(points[0].shape.rank - (0 if whole_layer else 1)))
-        shares[_free(name, shares)] = max(
-            float(np.max(edge_share(point.numpy(), r=float(quantizer.r), axis=axis)))
-            for point in points
-        )
+        shares[_free(name, shares)] = max(_share(point) for point in points)
     return shares
 
 
@@ -311,6 +306,12 @@ def _quantized(
             variable = getattr(layer, attribute, None)
             if isinstance(variable, QuantizedVariable):
                 yield layer, attribute, variable
+
+
+def _share(point: tf.Variable) -> float:
+    ball = ball_of(_latent(point))
+    assert ball is not None, f"{point.name} is a base point without a ball"
+    return float(np.max(edge_share(_latent(point).numpy(), r=ball.r, axis=ball.axis)))
 
 
 def _free(name: str, taken: dict[str, Any]) -> str:

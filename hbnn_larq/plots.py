@@ -1,0 +1,79 @@
+"""Pictures of a training run, as PNG files. Matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["flips_per_layer", "learning_curves"]
+
+
+def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
+    """Training loss and validation accuracy over epochs, one line per run.
+
+    # Arguments
+        histories: `{label: rows}`; each row holds `epoch`, `loss` and `validation_top1` (percent).
+        path: the PNG file to write.
+
+    # Returns
+        `path`.
+    """
+    figure = _figure(9, 3.6)
+    losses, accuracies = figure.subplots(1, 2)
+    for label, rows in histories.items():
+        epochs = [row["epoch"] for row in rows]
+        losses.plot(epochs, [row["loss"] for row in rows], label=label)
+        accuracies.plot(epochs, [row["validation_top1"] for row in rows], label=label)
+    losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    accuracies.legend()
+    return _write(figure, path)
+
+
+def flips_per_layer(
+    rows: Sequence[Mapping[str, Any]], path: str | Path, *, predicted: float | None = None
+) -> Path:
+    """Sign flips per step and against initialisation over epochs, one line per layer.
+
+    # Arguments
+        rows: one per epoch, with `epoch` and `layers`, which holds `flips_per_step` and
+            `flips_vs_init` as `{layer: share}`.
+        path: the PNG file to write.
+        predicted: mean share per step that the flip-rate law predicts, drawn as a dashed line.
+
+    # Returns
+        `path`.
+    """
+    figure = _figure(9, 3.6)
+    steps, initial = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in rows]
+    for layer in rows[0]["layers"]["flips_per_step"]:
+        for axes, key in ((steps, "flips_per_step"), (initial, "flips_vs_init")):
+            axes.plot(epochs, [100 * row["layers"][key][layer] for row in rows], label=layer)
+    if predicted is not None:
+        steps.axhline(
+            100 * predicted, color="black", linestyle="--", label="law, mean over the run"
+        )
+    steps.set(xlabel="epoch", ylabel="weights that flip per step (%)", ylim=(0, None))
+    initial.set(xlabel="epoch", ylabel="weights that differ from the start (%)", ylim=(0, 60))
+    steps.legend(fontsize="small")
+    return _write(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    # A figure of its own, without pyplot: no global state, no display, no window.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=120)
+
+
+def _write(figure: Any, path: str | Path) -> Path:
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(temporary, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,95 @@
+"""Checkpoint files: whole or absent, the newest whole one is found, a full disk is survived."""
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hbnn_larq.training import checkpoints
+
+ARRAYS = {"conv/kernel:0": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int64(7)}
+
+
+def test_round_trip_is_exact(tmp_path):
+    state = {"loss": 0.1 + 0.2, "history": [{"epoch": 1}], "none": None}
+    checkpoints.save(tmp_path, 12, ARRAYS, state, keep=2)
+    found = checkpoints.newest(tmp_path)
+    assert found.step == 12 and found.state == state
+    assert set(found.arrays) == set(ARRAYS)
+    for name, value in ARRAYS.items():
+        np.testing.assert_array_equal(found.arrays[name], value)
+        assert found.arrays[name].dtype == value.dtype
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (5, 100, 20):
+        checkpoints.save(tmp_path, step, ARRAYS, {}, keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "step-000000020.npz",
+        "step-000000100.npz",
+    ]
+
+
+def test_no_directory_means_no_checkpoint(tmp_path):
+    assert checkpoints.newest(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_checkpoint_is_skipped_with_a_notice(tmp_path, share):
+    checkpoints.save(tmp_path, 1, ARRAYS, {"good": True}, keep=5)
+    path = checkpoints.save(tmp_path, 2, ARRAYS, {"good": False}, keep=5)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    notices = []
+    found = checkpoints.newest(tmp_path, notices.append)
+    assert found.step == 1 and found.state == {"good": True}
+    assert len(notices) == 1 and notices[0].startswith(f"skipped damaged checkpoint {path}")
+
+
+def test_one_wrong_byte_in_an_array_is_noticed(tmp_path):
+    path = checkpoints.save(tmp_path, 1, ARRAYS, {}, keep=5)
+    content = bytearray(path.read_bytes())
+    where = content.index(ARRAYS["conv/kernel:0"].tobytes())
+    content[where + 5] ^= 1
+    path.write_bytes(content)
+    notices = []
+    assert checkpoints.newest(tmp_path, notices.append) is None
+    assert len(notices) == 1
+
+
+def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.atomic_write(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path):
+    # A limit on file size stands in for a full disk: the write fails half-way in both.
+    script = textwrap.dedent(
+        f"""
+        import resource, pathlib, numpy as np
+        from hbnn_larq.training import checkpoints
+        directory = pathlib.Path({str(tmp_path)!r})
+        checkpoints.save(directory, 1, {{"a": np.zeros(10)}}, {{}}, keep=1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        checkpoints.save(directory, 2, {{"a": np.zeros(100_000)}}, {{}}, keep=1)
+        """
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert "cannot write checkpoint" in last and "step-000000002.npz" in last
+    assert "step-000000001.npz is intact. Free some space" in last
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.npz"]
+    assert checkpoints.newest(tmp_path).step == 1

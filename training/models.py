@@ -1,0 +1,85 @@
+"""From a recipe to a model and its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from hbnn_larq.training.recipe import Recipe
+
+from hbnn_larq import optimizers, quantizers, zoo
+
+__all__ = ["build_model", "build_optimizer"]
+
+_HYPERBOLIC = {
+    "hyperbolic": quantizers.Hyperbolic,
+    "hyperbolic_boundary": quantizers.HyperbolicBoundary,
+    "epc": quantizers.EPC,
+}
+_ZOO = {
+    "vgg_small": zoo.VGGSmall,
+    "resnet18": zoo.ResNet18,
+    "resnet20": zoo.ResNet20,
+    "resnet34": zoo.ResNet34,
+}
+
+
+def build_model(
+    recipe: Recipe, image_shape: tuple[int, int, int], num_classes: int
+) -> tf.keras.Model:
+    """The recipe's network with fresh weights.
+
+    # Arguments
+        recipe: which network, how wide, with which quantizers.
+        image_shape: (height, width, channels).
+        num_classes: number of logits.
+
+    # Returns
+        A Keras model that returns logits.
+    """
+    options: dict[str, Any] = {"width": recipe.width}
+    if recipe.shortcut is not None:
+        if not recipe.model.startswith("resnet"):
+            raise ValueError(
+                f"recipe {recipe.name}: shortcut={recipe.shortcut!r} is a choice of the ResNets; "
+                f"{recipe.model} has none. Leave it at none."
+            )
+        options["shortcut"] = recipe.shortcut
+    return _ZOO[recipe.model](
+        input_shape=image_shape,
+        num_classes=num_classes,
+        kernel_quantizer=_kernel_quantizer(recipe),
+        input_quantizer=recipe.input_quantizer,
+        **options,
+    )
+
+
+def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers.Optimizer:
+    """The recipe's optimizer, with its schedule over the steps that the data gives.
+
+    # Arguments
+        recipe: rates, momentum and decays.
+        training_images: size of the training split.
+
+    # Returns
+        A `MobiusSGD`, under loss scaling for "mixed_float16".
+    """
+    optimizer = optimizers.MobiusSGD(
+        learning_rate=recipe.schedule_for(training_images),
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        latent_decay=recipe.latent_decay,
+        base_point_decay=recipe.base_point_decay,
+        step=recipe.base_point_step,
+    )
+    if recipe.precision == "mixed_float16":
+        return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def _kernel_quantizer(recipe: Recipe) -> str | Callable[[], Any] | None:
+    kind = _HYPERBOLIC.get(recipe.kernel_quantizer or "")
+    if kind is None:
+        return recipe.kernel_quantizer
+    return lambda: kind(r=recipe.r, granularity=recipe.granularity)

@@ -1,0 +1,281 @@
+"""A recipe: everything that decides a training run, in one frozen record.
+
+A recipe is looked up by name, changed only through `changed` (which knows every field), printed
+and saved before the first step. What a paper claims (`paper_top1`) and what we measured never
+share a field: measured figures live in `results.json` only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from hbnn_larq import flip_rate
+
+__all__ = ["FlipForecast", "Recipe", "keep_decay_sum"]
+
+# Changing these does not make it another experiment.
+_NEUTRAL = ("seed",)
+# Changing these changes how many steps there are or how large each is.
+_SCHEDULE_FIELDS = ("epochs", "batch_size", "learning_rate", "schedule", "warmup_epochs", "dataset")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Model, data, optimizer and schedule of one training run.
+
+    # Attributes
+        name: under which `hbnn train NAME` finds it.
+        source: where its settings come from.
+        dataset: name of a data set of `hbnn_larq.training.data`.
+        model: "vgg_small", "resnet18", "resnet20" or "resnet34".
+        width: multiplies the channels of the model.
+        shortcut: of a ResNet, as its zoo function names it; None for the zoo's default.
+        kernel_quantizer: "hyperbolic", "hyperbolic_boundary", "epc", any Larq alias, or None for
+            real weights.
+        input_quantizer: Larq alias, or None for real activations.
+        r: curvature strength of a hyperbolic quantizer; ignored by others.
+        granularity: "filter" or "layer", of a hyperbolic quantizer.
+        epochs, batch_size: passes over the training split, and images per step.
+        learning_rate, schedule, warmup_epochs: highest rate; "cosine", "linear" or "constant"
+            after a linear warm-up.
+        momentum: of SGD on everything but base points.
+        weight_decay: coupled decay of real kernels.
+        latent_decay: coupled decay of the latents of binary kernels; it sets the flip rate.
+        base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
+        base_point_step: "exp0", "literal" or "riemannian", the rule that moves base points.
+        label_smoothing: share of each target spread over all classes, in [0, 1).
+        precision: Keras policy, "float32", "mixed_float16" or "mixed_bfloat16".
+        seed: of initial weights, order and augmentation.
+        paper_top1, paper_top5: accuracy that the source claims, percent; None where it claims
+            nothing for these very settings.
+    """
+
+    name: str
+    source: str
+    dataset: str
+    model: str
+    width: float = 1.0
+    shortcut: str | None = None
+    kernel_quantizer: str | None = "hyperbolic"
+    input_quantizer: str | None = "approx_sign"
+    r: float = 0.05
+    granularity: str = "filter"
+    epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 0.1
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    latent_decay: float = 5e-4
+    base_point_decay: float | None = None
+    base_point_step: str = "exp0"
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    seed: int = 0
+    paper_top1: float | None = None
+    paper_top5: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            self._require(name, getattr(self, name) >= 1, "a whole number, 1 or above")
+        for name in ("learning_rate", "width", "r"):
+            value = getattr(self, name)
+            self._require(name, value > 0 and math.isfinite(value), "a finite number above 0")
+        for name in ("weight_decay", "latent_decay", "base_point_decay"):
+            value = getattr(self, name) or 0.0
+            self._require(name, value >= 0 and math.isfinite(value), "a number, 0 or above")
+        for name in ("momentum", "label_smoothing"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, "0 to epochs - 1")
+        self._require("seed", 0 <= self.seed < 2**31, "0 to 2147483647")
+        for name, choices in CHOICES.items():
+            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+
+    def _require(self, field: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(
+                f"recipe {self.name}: {field}={getattr(self, field)!r} must be {what}."
+            )
+
+    @property
+    def binary_weights(self) -> bool:
+        """Whether the recipe trains binary weights at all."""
+        return self.kernel_quantizer is not None
+
+    def changed(self, **changes: Any) -> Recipe:
+        """The recipe with some fields changed; a claim of its source does not survive that.
+
+        # Arguments
+            **changes: fields and values; text is read as the field's type, so `r="0.5"`,
+                `epochs="20"` and `kernel_quantizer="none"` work.
+
+        # Returns
+            A new recipe. `paper_top1` and `paper_top5` are None unless only the seed changed.
+
+        # Raises
+            ValueError: for an unknown field, with the closest ones, or a value that does not fit.
+        """
+        values = {name: _read(self.name, name, value) for name, value in changes.items()}
+        differing = {k: v for k, v in values.items() if v != getattr(self, k)}
+        claim = ("paper_top1", "paper_top5")
+        if any(name not in _NEUTRAL and name not in claim for name in differing):
+            values = {**dict.fromkeys(claim), **values}
+        return replace(self, **values)
+
+    def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """Fields that differ, `{field: (mine, the other's)}`."""
+        mine, others = asdict(self), asdict(other)
+        return {name: (mine[name], others[name]) for name in mine if mine[name] != others[name]}
+
+    def to_json(self) -> str:
+        """The recipe as JSON text."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """The recipe of a JSON text that `to_json` wrote.
+
+        # Raises
+            ValueError: for text that is not JSON, lacks a field or holds an unknown one.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a recipe: the text is no JSON ({error}).") from None
+        name = values.get("name", "?") if isinstance(values, dict) else "?"
+        if not isinstance(values, dict) or {"name", "source", "dataset", "model"} - set(values):
+            raise ValueError("not a recipe: name, source, dataset and model must be given.")
+        return cls(**{key: _read(name, key, value) for key, value in values.items()})
+
+    def learning_rates(self, training_images: int) -> Any:
+        """The rate of every step on a training split of this many images, float64 array."""
+        return self.schedule_for(training_images).values()
+
+    def schedule_for(self, training_images: int) -> Any:
+        """The `Schedule` for a training split of this many images."""
+        from hbnn_larq.training.schedules import Schedule
+
+        steps = math.ceil(training_images / self.batch_size)
+        return Schedule(
+            self.learning_rate,
+            self.epochs * steps,
+            warmup_steps=self.warmup_epochs * steps,
+            shape=self.schedule,
+        )
+
+    def forecast(self, training_images: int) -> FlipForecast:
+        """What the flip-rate law predicts for a training split of this many images."""
+        rates = self.learning_rates(training_images).tolist()
+        flips = flip_rate.mean_flips_per_step(rates, self.latent_decay, self.momentum)
+        total = flip_rate.decay_sum(rates, self.latent_decay)
+        return FlipForecast(
+            steps=len(rates),
+            flips_per_step=flips,
+            decay_sum=total,
+            verdict=flip_rate.verdict(flips, total),
+        )
+
+
+@dataclass(frozen=True)
+class FlipForecast:
+    """Prediction of the flip-rate law for a recipe.
+
+    # Attributes
+        steps: training steps.
+        flips_per_step: mean share of binary weights that flip per step, at the balance.
+        decay_sum: sum over training of learning rate times latent decay.
+        verdict: "starved", "few", "healthy", "many" or "too many".
+    """
+
+    steps: int
+    flips_per_step: float
+    decay_sum: float
+    verdict: str
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.flips_per_step:.2f} % of the binary weights per step, sum of lr * decay "
+            f"{self.decay_sum:.3g} over {self.steps:,} steps: {self.verdict}"
+        )
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "model": ("vgg_small", "resnet18", "resnet20", "resnet34"),
+    "granularity": ("filter", "layer"),
+    "schedule": ("cosine", "linear", "constant"),
+    "base_point_step": ("exp0", "literal", "riemannian"),
+    "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
+}
+
+
+def keep_decay_sum(
+    old: Recipe, new: Recipe, *, old_images: int, new_images: int
+) -> tuple[Recipe, str | None]:
+    """Rescales the decay of a changed recipe so that its weights still flip often enough.
+
+    The sum over training of learning rate times decay of the latents decides how far a binary net
+    gets (see `hbnn_larq.flip_rate`); a shorter run, a larger batch or a lower rate shrinks it.
+
+    # Arguments
+        old: the recipe before the change.
+        new: the recipe after it.
+        old_images, new_images: sizes of their training splits.
+
+    # Returns
+        `(recipe, notice)`: the recipe with `latent_decay` (and `base_point_decay`, where it is
+        set) rescaled, and one line that says so; `(new, None)` where nothing had to be done,
+        because no field that matters changed or the change sets the decay itself.
+    """
+    changed = old.differences(new)
+    relevant = [name for name in _SCHEDULE_FIELDS if name in changed]
+    if not new.binary_weights or "latent_decay" in changed or not relevant:
+        return new, None
+    before = old.learning_rates(old_images)
+    after = new.learning_rates(new_images)
+    factor = float(before.sum() / after.sum())
+    if math.isclose(factor, 1.0, rel_tol=1e-9):
+        return new, None
+    scaled: dict[str, Any] = {"latent_decay": new.latent_decay * factor}
+    if new.base_point_decay is not None and "base_point_decay" not in changed:
+        scaled["base_point_decay"] = new.base_point_decay * factor
+    notice = (
+        f"latent_decay {new.latent_decay:.4g} -> {scaled['latent_decay']:.4g}, so that the sum of "
+        f"lr * decay stays {flip_rate.decay_sum(before.tolist(), old.latent_decay):.3g} "
+        f"({', '.join(relevant)} changed); --keep-decay keeps the old value"
+    )
+    return new.changed(**scaled), notice
+
+
+def _read(recipe: str, field: str, value: Any) -> Any:
+    """`value` as the type of a field; text is parsed."""
+    hints = typing.get_type_hints(Recipe)
+    if field not in {f.name for f in fields(Recipe)}:
+        close = difflib.get_close_matches(field, hints, n=3, cutoff=0.4)
+        closest = f" Closest: {', '.join(close)}." if close else ""
+        raise ValueError(
+            f'a recipe has no field "{field}".{closest} All of them: hbnn recipes {recipe}'
+        )
+    hint = hints[field]
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in options and (value is None or str(value).lower() == "none"):
+        return None
+    kind = next(option for option in options if option is not type(None))
+    try:
+        if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
+            raise ValueError
+        number = kind(value)
+        if kind is int and float(value) != number:
+            raise ValueError
+    except (TypeError, ValueError):
+        expected = {int: "a whole number", float: "a number", str: "text"}[kind]
+        either = " or none" if type(None) in options else ""
+        raise ValueError(f"{field}={value!r}: expected {expected}{either}.") from None
+    return number

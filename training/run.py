@@ -1,0 +1,491 @@
+"""Train a recipe in a folder, exactly resumable, and evaluate what came out.
+
+`fit` keeps everything about a run in one folder:
+
+| file | what |
+|---|---|
+| `recipe.json` | the recipe, written before the first step |
+| `checkpoints/` | the last few checkpoints (see `hbnn_larq.training.checkpoints`) |
+| `history.csv` | one row per epoch |
+| `model.keras` | the trained model, float32, for inference or further training |
+| `results.json` | recipe, versions, accuracy, flips predicted and measured, wall time |
+| `learning_curves.png`, `flips.png` | plots |
+
+Batches, initial weights and updates are functions of the recipe alone, so running the same
+command again after a crash, a kill or Ctrl-C ends in the same weights, bit for bit on one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from hbnn_larq.training import checkpoints, data
+from hbnn_larq.training.models import build_model, build_optimizer
+from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.steps import Evaluator, TrainStep
+
+from hbnn_larq import plots
+from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
+from hbnn_larq.flip_rate import verdict
+from hbnn_larq.metrics import information_gain
+
+__all__ = ["Stopped", "evaluate", "fit"]
+
+Say = Callable[[str], None]
+
+
+class Stopped(Exception):
+    """A run was asked to stop (Ctrl-C) and saved its state; the message says how to go on."""
+
+
+def fit(
+    recipe: Recipe,
+    workdir: str | Path,
+    *,
+    dataset: data.Dataset | None = None,
+    say: Say = print,
+    flips_every: int = 10,
+    checkpoint_every: int | None = None,
+    keep: int = 2,
+) -> dict[str, Any]:
+    """Trains a recipe, or goes on where an earlier call stopped, and writes its results.
+
+    # Arguments
+        recipe: what to train.
+        workdir: folder of the run; created where missing.
+        dataset: instead of the one that the recipe names.
+        say: called with each line of progress.
+        flips_every: count sign flips in one step of this many; 1 counts every step, at the cost
+            of quantizing every kernel once more per step.
+        checkpoint_every: steps between checkpoints; None for the end of each epoch, and every
+            ten minutes within one.
+        keep: checkpoints to keep.
+
+    # Returns
+        What is in `results.json`.
+
+    # Raises
+        ValueError: where `workdir` holds a run of another recipe, or settings do not fit the data.
+        FloatingPointError: at the first loss or gradient that is not finite, naming the layer.
+        Stopped: after Ctrl-C, once the step is finished and the state is saved.
+        OSError: where the disk is full; the last good checkpoint is intact.
+
+    !!! example
+        ```python
+        from hbnn_larq.training import recipes, run
+
+        results = run.fit(recipes.find("digits"), "runs/digits")
+        results["accuracy"]["test_top1"]
+        ```
+    """
+    if not (isinstance(flips_every, int) and flips_every >= 1):
+        raise ValueError(f"fit(flips_every={flips_every!r}): a whole number of steps, 1 or above.")
+    workdir = Path(workdir)
+    dataset = dataset or data.load(recipe.dataset)
+    _claim(workdir, recipe)
+    run = _Run(recipe, dataset, workdir, say, flips_every)
+    run.restore()
+    with _interruptible() as interrupted:
+        run.train(interrupted, checkpoint_every, keep)
+    return run.finish()
+
+
+def evaluate(
+    model: tf.keras.Model, dataset: data.Dataset, split: str = "test"
+) -> dict[str, float | int | str]:
+    """Accuracy of a trained model on a split.
+
+    # Arguments
+        model: returns logits for normalised images.
+        dataset: whose images, and whose normalisation.
+        split: "train", "validation" or "test".
+
+    # Returns
+        `{"split", "images", "top1", "top5", "loss"}`, accuracies in percent.
+
+    # Raises
+        ValueError: for another split, or a model whose input or output does not fit the data.
+    """
+    if split not in ("train", "validation", "test"):
+        raise ValueError(f'evaluate(split={split!r}): "train", "validation" or "test".')
+    expected, got = dataset.image_shape, tuple(model.input_shape[1:])
+    if got != expected or model.output_shape[-1] != dataset.num_classes:
+        raise ValueError(
+            f"the model takes images of shape {got} and returns {model.output_shape[-1]} logits, "
+            f"but {dataset.name} has shape {expected} and {dataset.num_classes} classes."
+        )
+    figures = Evaluator(model)(data.evaluation_batches(dataset, getattr(dataset, split)))
+    return {"split": split, **figures._asdict()}
+
+
+class _Run:
+    """The live objects of one run, and everything a checkpoint must bring back."""
+
+    def __init__(
+        self, recipe: Recipe, dataset: data.Dataset, workdir: Path, say: Say, flips_every: int
+    ):
+        self.recipe, self.dataset, self.workdir, self.say = recipe, dataset, workdir, say
+        self.flips_every = flips_every
+        self.steps_per_epoch = data.steps_per_epoch(dataset, recipe.batch_size)
+        self.steps = recipe.epochs * self.steps_per_epoch
+        self.forecast = recipe.forecast(len(dataset.train))
+
+        tf.keras.utils.set_random_seed(recipe.seed)
+        with _policy(recipe.precision):
+            self.model = build_model(recipe, dataset.image_shape, dataset.num_classes)
+            self.optimizer = build_optimizer(recipe, len(dataset.train))
+            _inner(self.optimizer).build(self.model.trainable_variables)
+        self.train_step = TrainStep(
+            self.model,
+            self.optimizer,
+            num_classes=dataset.num_classes,
+            label_smoothing=recipe.label_smoothing,
+        )
+        self.evaluator = Evaluator(self.model)
+        self.counter = FlipCounter(self.model)
+        # A fresh model has the signs of step 0, so they need no place in a checkpoint.
+        self.initial_signs = self.epoch_signs = self.counter.signs()
+
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
+        self.loss_sum = 0.0
+        self.correct = self.seen = self.counted = 0
+        self.flips = dict.fromkeys(self.counter.names, 0)
+
+    # ------------------------------------------------------------------ state
+
+    def _variables(self) -> dict[str, tf.Variable]:
+        named = {}
+        for owner, variables in (
+            ("model", self.model.variables),
+            ("optimizer", self.optimizer.variables),
+        ):
+            for index, variable in enumerate(variables):
+                named[f"{owner}/{index:04d}/{variable.name.split(':')[0]}"] = variable
+        return named
+
+    def save(self, keep: int) -> None:
+        arrays = {name: variable.numpy() for name, variable in self._variables().items()}
+        for name, signs in zip(self.counter.names, self.epoch_signs, strict=True):
+            arrays[f"epoch_signs/{name}"] = np.packbits(np.asarray(signs))
+        state = {
+            "seconds": self.seconds + time.monotonic() - self.started,
+            "history": self.history,
+            "epoch": [self.loss_sum, self.correct, self.seen, self.counted, self.flips],
+        }
+        checkpoints.save(self.workdir / "checkpoints", self.step, arrays, state, keep=keep)
+
+    def restore(self) -> None:
+        found = checkpoints.newest(self.workdir / "checkpoints", self.say)
+        if found is None:
+            return
+        variables = self._variables()
+        held = {name for name in found.arrays if not name.startswith("epoch_signs/")}
+        if held != set(variables):
+            odd = ", ".join(sorted(held ^ set(variables))[:3])
+            raise ValueError(
+                f"the checkpoint in {self.workdir} does not fit this model ({odd}); it was "
+                "written by another version. Use another --workdir, or that version."
+            )
+        for name, variable in variables.items():
+            variable.assign(found.arrays[name])
+        self.epoch_signs = [
+            np.unpackbits(found.arrays[f"epoch_signs/{name}"], count=self.counter.sizes[name])
+            .astype(bool)
+            .reshape(signs.shape)
+            for name, signs in zip(self.counter.names, self.initial_signs, strict=True)
+        ]
+        self.step = found.step
+        self.seconds = found.state["seconds"]
+        self.history = found.state["history"]
+        self.loss_sum, self.correct, self.seen, self.counted, self.flips = found.state["epoch"]
+        self.say(f"resumed from step {self.step:,} of {self.steps:,}")
+
+    # ------------------------------------------------------------------ training
+
+    def train(self, interrupted: threading.Event, checkpoint_every: int | None, keep: int) -> None:
+        self.started = time.monotonic()
+        done_before, saved_at = self.step, time.monotonic()
+        batches = data.training_batches(
+            self.dataset,
+            batch_size=self.recipe.batch_size,
+            epochs=self.recipe.epochs,
+            seed=self.recipe.seed,
+            first_step=self.step,
+        )
+        before = self.counter.signs()
+        for images, labels in batches:
+            count = self.step % self.flips_every == 0
+            if count and self.flips_every > 1:
+                before = self.counter.signs()
+            result = self.train_step(images, labels)
+            if not result.finite:
+                self._fail(images, labels, result.loss)
+            if count:
+                flips, before = self.counter.flips_since(before)
+                for name, number in flips.items():
+                    self.flips[name] += number
+                self.counted += 1
+            self.loss_sum += result.loss * len(labels)
+            self.correct += result.correct
+            self.seen += len(labels)
+            self.step += 1
+
+            epoch_ends = self.step % self.steps_per_epoch == 0
+            if epoch_ends:
+                self._end_epoch(done_before)
+            stop = interrupted.is_set()
+            if checkpoint_every is None:
+                due = epoch_ends or time.monotonic() - saved_at > 600
+            else:
+                due = self.step % checkpoint_every == 0 or self.step == self.steps
+            if due or stop:
+                self.save(keep)
+                saved_at = time.monotonic()
+            if stop and self.step < self.steps:
+                raise Stopped(
+                    f"stopped after step {self.step:,} of {self.steps:,}; state saved in "
+                    f"{self.workdir}. Run the same command again to go on."
+                )
+        self.seconds += time.monotonic() - self.started
+
+    def _fail(self, images: tf.Tensor, labels: tf.Tensor, loss: float) -> None:
+        where = first_non_finite(self.model, images.numpy())
+        if where is None:
+            # Weights, inputs and activations are finite, so it arose on the way back.
+            where = self._first_gradient(images, labels) or "loss"
+        raise FloatingPointError(
+            f"step {self.step:,}: {'loss ' + str(loss) if not math.isfinite(loss) else 'gradient'} "
+            f"is not finite; first seen in the {where}. The last checkpoint in {self.workdir} is "
+            "good. Lower learning_rate or add warmup_epochs (--set, in another --workdir)."
+        )
+
+    def _first_gradient(self, images: tf.Tensor, labels: tf.Tensor) -> str | None:
+        with tf.GradientTape() as tape:
+            logits = tf.cast(self.model(images, training=True), tf.float32)
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            )
+        variables = self.model.trainable_variables
+        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+            if not bool(tf.reduce_all(tf.math.is_finite(gradient))):
+                return f"gradient of {variable.name}"
+        return None
+
+    def _end_epoch(self, done_before: int) -> None:
+        counter, recipe = self.counter, self.recipe
+        epoch = self.step // self.steps_per_epoch
+        validation = self.evaluator(data.evaluation_batches(self.dataset, self.dataset.validation))
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.step,
+            "learning_rate": float(recipe.schedule_for(len(self.dataset.train))(self.step - 1)),
+            "loss": self.loss_sum / self.seen,
+            "train_top1": 100 * self.correct / self.seen,
+            "validation_loss": validation.loss,
+            "validation_top1": validation.top1,
+        }
+        if counter.names:
+            of_epoch, now = counter.flips_since(self.epoch_signs)
+            of_training, _ = counter.flips_since(self.initial_signs)
+            self.epoch_signs = now
+            steps = max(self.counted, 1)
+            per_layer = {
+                "flips_per_step": {
+                    name: number / steps / counter.sizes[name]
+                    for name, number in self.flips.items()
+                },
+                "flips_per_epoch": _shares(of_epoch, counter),
+                "flips_vs_init": _shares(of_training, counter),
+            }
+            per_layer["information_gain"] = {
+                name: float(information_gain(q)) for name, q in per_layer["flips_vs_init"].items()
+            }
+            shares = base_point_shares(self.model)
+            if shares:
+                per_layer["edge_share"] = shares
+            row |= {
+                "flips_per_step": counter.share(self.flips) / steps,
+                "flips_per_epoch": counter.share(of_epoch),
+                "flips_vs_init": counter.share(of_training),
+                "information_gain": float(np.mean(list(per_layer["information_gain"].values()))),
+                "layers": per_layer,
+            }
+        self.history.append(row)
+        self._start_epoch()
+        self._write_history()
+        elapsed = time.monotonic() - self.started
+        left = elapsed / (self.step - done_before) * (self.steps - self.step)
+        flips = f"  flips/step {100 * row['flips_per_step']:.2f} %" if counter.names else ""
+        self.say(
+            f"epoch {epoch}/{recipe.epochs}  loss {row['loss']:.4f}  train {row['train_top1']:.1f} "
+            f"%  validation {validation.top1:.1f} %{flips}  {_duration(left)} left"
+        )
+
+    def _write_history(self) -> None:
+        columns = [name for name in self.history[0] if name != "layers"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        _write_text(self.workdir / "history.csv", text.getvalue())
+
+    # ------------------------------------------------------------------ results
+
+    def finish(self) -> dict[str, Any]:
+        recipe, dataset = self.recipe, self.dataset
+        validation = self.evaluator(data.evaluation_batches(dataset, dataset.validation))
+        test = self.evaluator(data.evaluation_batches(dataset, dataset.test))
+        flips: dict[str, Any] | None = None
+        if self.counter.names:
+            measured = float(np.mean([row["flips_per_step"] for row in self.history]))
+            last = self.history[-1]
+            flips = {
+                "predicted_per_step": self.forecast.flips_per_step,
+                "measured_per_step": measured,
+                "decay_sum": self.forecast.decay_sum,
+                "verdict": verdict(measured, self.forecast.decay_sum),
+                "vs_init": last["flips_vs_init"],
+                "information_gain": last["information_gain"],
+            }
+        results = {
+            "recipe": json.loads(recipe.to_json()),
+            "images": {
+                "train": len(dataset.train),
+                "validation": len(dataset.validation),
+                "test": len(dataset.test),
+            },
+            "accuracy": {
+                "validation_top1": validation.top1,
+                "test_top1": test.top1,
+                "test_top5": test.top5,
+                "test_loss": test.loss,
+            },
+            "flips": flips,
+            "steps": self.step,
+            "seconds": self.seconds,
+            "versions": _versions(),
+            "history": self.history,
+        }
+        self._save_model()
+        plots.learning_curves({recipe.name: self.history}, self.workdir / "learning_curves.png")
+        if self.counter.names:
+            plots.flips_per_layer(
+                self.history, self.workdir / "flips.png", predicted=self.forecast.flips_per_step
+            )
+        _write_text(self.workdir / "results.json", json.dumps(results, indent=2) + "\n")
+        return results
+
+    def _save_model(self) -> None:
+        model = self.model
+        if self.recipe.precision != "float32":
+            # The converter takes float32 models only; the weights are float32 anyway.
+            plain = self.recipe.changed(precision="float32")
+            model = build_model(plain, self.dataset.image_shape, self.dataset.num_classes)
+            for new, old in zip(model.variables, self.model.variables, strict=True):
+                new.assign(old.numpy())
+        path = self.workdir / "model.keras"
+        temporary = path.with_name(".model.tmp.keras")
+        try:
+            model.save(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _claim(workdir: Path, recipe: Recipe) -> None:
+    """Writes the recipe into a fresh folder, or checks that the folder's run is of this recipe."""
+    path = workdir / "recipe.json"
+    if path.exists():
+        theirs = Recipe.from_json(path.read_text())
+        differences = theirs.differences(recipe)
+        if differences:
+            listed = ", ".join(f"{k} {a!r} there, {b!r} here" for k, (a, b) in differences.items())
+            raise ValueError(
+                f"{workdir} holds a run of another recipe ({listed}). Use another --workdir, or "
+                "remove that one."
+            )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write_text(path, recipe.to_json() + "\n")
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot write to {workdir} ({error.strerror}). Use another --workdir"
+        ) from None
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets instead of raising; a second Ctrl-C raises as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def note(*_: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    previous = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(previous)
+
+
+def _inner(optimizer: Any) -> tf.keras.optimizers.Optimizer:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _shares(flips: dict[str, int], counter: FlipCounter) -> dict[str, float]:
+    return {name: number / counter.sizes[name] for name, number in flips.items()}
+
+
+def _write_text(path: Path, text: str) -> None:
+    checkpoints.atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("hbnn_larq", "tensorflow", "larq", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
