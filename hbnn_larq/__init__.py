@@ -17,7 +17,7 @@ if not _keras.startswith("2"):
         'pip install "tensorflow>=2.15,<2.16"'
     )
 
-from hbnn_larq import larq_hooks
+from hbnn_larq import larq_hooks  # noqa: E402
 
 larq_hooks.install()
 

@@ -98,7 +98,7 @@ class BallQuantizer(_BaseQuantizer):
         config = self.get_config()
         config.pop("name", None)
         copy = type(self).from_config(config)
-        copy._custom_metrics = self._custom_metrics
+        copy._custom_metrics = list(self._custom_metrics or [])
         copy._given_to_layer = True
         return copy
 
