@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "steps_per_epoch",
     "training_batches",
+    "training_images",
 ]
 
 
@@ -229,6 +230,8 @@ def generated(
 
 _LOADERS: dict[str, Callable[[], Dataset]] = {"digits": digits, "generated": generated}
 
+_TRAINING_IMAGES = {"digits": 1077, "generated": 2000}
+
 
 def dataset_names() -> tuple[str, ...]:
     """Names that `load` knows."""
@@ -245,6 +248,15 @@ def load(name: str) -> Dataset:
         close = difflib.get_close_matches(name, _LOADERS, n=3, cutoff=0.3) or dataset_names()
         raise ValueError(f'no data set "{name}". Closest: {", ".join(close)}.')
     return _LOADERS[name]()
+
+
+def training_images(name: str) -> int:
+    """Size of the training split of a data set, without loading it where that is known.
+
+    # Raises
+        ValueError: for an unknown name.
+    """
+    return _TRAINING_IMAGES[name] if name in _TRAINING_IMAGES else len(load(name).train)
 
 
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:

@@ -13,6 +13,7 @@
 
 Batches, initial weights and updates are functions of the recipe alone, so running the same
 command again after a crash, a kill or Ctrl-C ends in the same weights, bit for bit on one device.
+`fit` switches TensorFlow to deterministic operations for that, for the rest of the process.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ def fit(
         raise ValueError(f"fit(flips_every={flips_every!r}): a whole number of steps, 1 or above.")
     workdir = Path(workdir)
     dataset = dataset or data.load(recipe.dataset)
+    # Without this, threads may add the terms of a gradient in another order in each run.
+    tf.config.experimental.enable_op_determinism()
     _claim(workdir, recipe)
     run = _Run(recipe, dataset, workdir, say, flips_every)
     run.restore()

@@ -1,0 +1,166 @@
+"""Recipes: changed by name, never with a claim they did not earn, decay kept in proportion."""
+
+import json
+
+import numpy as np
+import pytest
+from hbnn_larq.training import data
+from hbnn_larq.training.recipe import Recipe, keep_decay_sum
+from hbnn_larq.training.recipes import RECIPES, find
+from hbnn_larq.training.schedules import Schedule
+
+from hbnn_larq import flip_rate
+
+BASE = Recipe(
+    name="base", source="a test", dataset="digits", model="vgg_small", epochs=600, batch_size=256,
+    weight_decay=5e-4, latent_decay=5e-4, paper_top1=93.0, paper_top5=99.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_schedule_is_the_same_in_the_graph_and_in_numpy(shape, warmup):
+    schedule = Schedule(0.1, 50, warmup_steps=warmup, shape=shape)
+    in_graph = [float(schedule(step)) for step in range(50)]
+    np.testing.assert_allclose(in_graph, schedule.values(), rtol=1e-6, atol=1e-9)
+
+
+def test_schedule_warms_up_and_falls_to_zero():
+    rates = Schedule(0.1, 1000, warmup_steps=10).values()
+    np.testing.assert_allclose(rates[:11], 0.1 * np.array([*range(1, 11), 10]) / 10)
+    assert rates[10:].argmax() == 0 and rates[-1] < 1e-6
+    assert float(Schedule(0.1, 1000)(5000)) == 0
+
+
+def test_schedule_round_trips():
+    schedule = Schedule(0.2, 30, warmup_steps=3, shape="linear")
+    again = Schedule.from_config(schedule.get_config())
+    np.testing.assert_array_equal(schedule.values(), again.values())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"learning_rate": 0, "steps": 5}, r"Schedule\(learning_rate=0\)"),
+        ({"learning_rate": 1, "steps": 5, "warmup_steps": 5}, "fewer steps of warm-up"),
+        ({"learning_rate": 1, "steps": 5, "shape": "step"}, "one of cosine, linear, constant"),
+    ],
+)
+def test_schedule_names_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(**arguments)
+
+
+def test_text_is_read_as_the_type_of_the_field():
+    changed = BASE.changed(r="0.5", epochs="20", kernel_quantizer="none", base_point_decay="1e-3")
+    assert (changed.r, changed.epochs) == (0.5, 20)
+    assert changed.kernel_quantizer is None and changed.base_point_decay == 1e-3
+
+
+def test_a_claim_survives_a_change_of_seed_only():
+    assert BASE.changed(seed=3).paper_top1 == 93.0
+    assert BASE.changed(r=0.05).paper_top1 == 93.0
+    assert BASE.changed(r=0.5).paper_top1 is None
+    assert BASE.changed(epochs=20).paper_top5 is None
+
+
+def test_recipe_round_trips_through_json():
+    assert Recipe.from_json(BASE.to_json()) == BASE
+    for recipe in RECIPES.values():
+        assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: BASE.changed(wdecay=0),
+            'a recipe has no field "wdecay". Closest: .*weight_decay.* hbnn recipes base',
+        ),
+        (lambda: BASE.changed(epochs="many"), "epochs='many': expected a whole number."),
+        (lambda: BASE.changed(epochs=1.5), "epochs=1.5: expected a whole number."),
+        (lambda: BASE.changed(base_point_decay="x"), "expected a number or none"),
+        (lambda: BASE.changed(epochs=0), "recipe base: epochs=0 must be a whole number, 1 or abo"),
+        (lambda: BASE.changed(learning_rate="nan"), "learning_rate=nan must be a finite number"),
+        (lambda: BASE.changed(momentum=1.0), "momentum=1.0 must be at least 0 and below 1"),
+        (lambda: BASE.changed(warmup_epochs=600), "warmup_epochs=600 must be 0 to epochs - 1"),
+        (lambda: BASE.changed(schedule="step"), "schedule='step' must be one of cosine, linear"),
+        (lambda: BASE.changed(latent_decay=-1), "latent_decay=-1.0 must be a number, 0 or above"),
+        (lambda: Recipe.from_json("{"), "not a recipe: the text is no JSON"),
+        (lambda: Recipe.from_json("{}"), "name, source, dataset and model must be given"),
+        (
+            lambda: Recipe.from_json(json.dumps({**vars(BASE), "colour": 1})),
+            'no field "colour"',
+        ),
+        (lambda: find("digit"), 'no recipe "digit". Closest: digits'),
+        (lambda: find("zzz"), 'no recipe "zzz". All of them: hbnn recipes'),
+    ],
+)
+def test_bad_recipes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_forecast_of_the_paper_recipe():
+    forecast = BASE.forecast(50_000)
+    assert forecast.steps == 117_600
+    assert forecast.decay_sum == pytest.approx(2.94, abs=0.01)
+    assert forecast.flips_per_step == pytest.approx(0.00147, abs=1e-5)
+    assert forecast.verdict == "healthy"
+    assert str(forecast) == (
+        "0.15 % of the binary weights per step, sum of lr * decay 2.94 over 117,600 steps: healthy"
+    )
+
+
+def test_shortening_keeps_the_sum_and_says_so():
+    short, notice = keep_decay_sum(
+        BASE, BASE.changed(epochs=20), old_images=50_000, new_images=50_000
+    )
+    assert short.latent_decay == pytest.approx(0.015, rel=1e-3)
+    assert short.weight_decay == BASE.weight_decay and short.base_point_decay is None
+    rates = short.learning_rates(50_000).tolist()
+    assert flip_rate.decay_sum(rates, short.latent_decay) == pytest.approx(2.94, abs=0.01)
+    assert "latent_decay 0.0005 -> 0.015" in notice
+    assert "(epochs changed); --keep-decay keeps the old value" in notice
+
+
+def test_a_decay_of_base_points_that_is_set_is_rescaled_too():
+    old = BASE.changed(base_point_decay=1e-4)
+    short, _ = keep_decay_sum(old, old.changed(epochs=60), old_images=50_000, new_images=50_000)
+    assert short.base_point_decay == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"r": 0.5}, {"seed": 4}, {"epochs": 20, "latent_decay": 0.01}],
+    ids=["another field", "seed", "decay given"],
+)
+def test_decay_is_left_alone_where_it_should_be(changes):
+    new = BASE.changed(**changes)
+    assert keep_decay_sum(BASE, new, old_images=50_000, new_images=50_000) == (new, None)
+
+
+def test_decay_of_a_float_net_is_left_alone():
+    old = BASE.changed(kernel_quantizer=None)
+    new = old.changed(epochs=20)
+    assert keep_decay_sum(old, new, old_images=50_000, new_images=50_000) == (new, None)
+
+
+def test_names_are_their_keys_and_data_sets_exist():
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert data.training_images(recipe.dataset) > 0
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_binary_recipe_is_predicted_to_flip_enough(name):
+    recipe = RECIPES[name]
+    if recipe.binary_weights:
+        forecast = recipe.forecast(data.training_images(recipe.dataset))
+        assert forecast.verdict in ("healthy", "few", "many")
+        assert 0.3 <= forecast.decay_sum <= 3.5
+
+
+def test_known_sizes_of_training_splits_are_right():
+    for name in ("digits", "generated"):
+        assert data.training_images(name) == len(data.load(name).train)

@@ -1,0 +1,68 @@
+"""The `hbnn` command: argument parsing and printing; each command is one call of a library.
+
+Exit codes: 0 done, 1 a fault was found (or the run was stopped), 2 used wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_COMMAND_MODULES = ("train_commands", "edge_commands", "zoo_commands")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one `hbnn` command.
+
+    # Arguments
+        argv: words after `hbnn`; those of the process by default.
+
+    # Returns
+        The exit code.
+    """
+    # Before TensorFlow is imported: its start-up log would bury what a command prints.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"hbnn: {_text(error)}", file=sys.stderr)
+        return 2
+    except (FloatingPointError, _stopped()) as error:
+        print(f"hbnn: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("hbnn: interrupted", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hbnn",
+        description="Hyperbolic binary neural networks: train, verify, ship.",
+        epilog="example: hbnn demo --quick",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in _COMMAND_MODULES:
+        importlib.import_module(f"{__name__}.{name}").register(commands)
+    return parser
+
+
+def _stopped() -> type[BaseException]:
+    """The exception of a stopped run, without importing TensorFlow for its sake."""
+    module = sys.modules.get("hbnn_larq.training.run")
+    return module.Stopped if module else KeyboardInterrupt
+
+
+def _text(error: Exception) -> str:
+    """An error's message; of an OSError without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return str(error)

@@ -1,0 +1,241 @@
+"""`hbnn demo`, `recipes`, `train` and `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+__all__ = ["register"]
+
+
+def register(commands: Any) -> None:
+    """Adds the commands to the parser of `hbnn`."""
+    demo = _add(
+        commands,
+        "demo",
+        _demo,
+        "train three small nets on real digits, convert and check the binary one",
+        "hbnn demo --quick",
+    )
+    demo.add_argument("--workdir", default="runs/demo", help="folder of the runs (%(default)s)")
+    demo.add_argument("--quick", action="store_true", help="under a minute, for CI: fewer epochs")
+    demo.add_argument("--json", action="store_true", help="print the results as JSON")
+
+    recipes = _add(
+        commands,
+        "recipes",
+        _recipes,
+        "list the recipes, or show one with the flips it predicts",
+        "hbnn recipes cifar10-resnet18",
+    )
+    recipes.add_argument("name", nargs="?", help="show this one in full")
+    recipes.add_argument("--json", action="store_true", help="print as JSON")
+
+    train = _add(
+        commands,
+        "train",
+        _train,
+        "train a recipe; run the same command again to go on after a crash",
+        "hbnn train digits --workdir runs/digits --set r=0.5 --set epochs=20",
+    )
+    train.add_argument("name", help="a recipe of `hbnn recipes`")
+    train.add_argument("--workdir", required=True, help="folder of the run")
+    _add_changes(train)
+    train.add_argument("--flips-every", type=int, default=10, metavar="N",
+                       help="count sign flips in one step of N (%(default)s)")  # fmt: skip
+    train.add_argument("--checkpoint-every", type=int, metavar="N",
+                       help="steps between checkpoints (default: each epoch)")  # fmt: skip
+    train.add_argument("--keep", type=int, default=2, metavar="N",
+                       help="checkpoints to keep (%(default)s)")  # fmt: skip
+    train.add_argument("--json", action="store_true", help="print the results as JSON at the end")
+
+    evaluate = _add(
+        commands,
+        "evaluate",
+        _evaluate,
+        "accuracy of a trained run or model file",
+        "hbnn evaluate runs/digits --split test",
+    )
+    evaluate.add_argument("run", help="folder of a run, or a model file with --data")
+    evaluate.add_argument("--data", help="name of a data set; default: the run's own")
+    evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    evaluate.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _add(commands: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe; may be given several times",
+    )
+    parser.add_argument(
+        "--keep-decay",
+        action="store_true",
+        help="do not rescale latent_decay when the schedule changes",
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.training.demo import demo
+
+    say = _quiet if arguments.json else _say
+    results = demo(arguments.workdir, quick=arguments.quick, say=say)
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+    return 0 if results["edge"]["ok"] else 1
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.training.recipes import RECIPES, find
+
+    if arguments.name is None:
+        if arguments.json:
+            print(json.dumps([asdict(recipe) for recipe in RECIPES.values()], indent=2))
+            return 0
+        width = max(map(len, RECIPES))
+        print(f"{'recipe':{width}}  paper top-1  source")
+        for recipe in RECIPES.values():
+            claim = "-" if recipe.paper_top1 is None else f"{recipe.paper_top1:.1f} %"
+            print(f"{recipe.name:{width}}  {claim:>11}  {recipe.source}")
+        return 0
+    from hbnn_larq.training.data import training_images
+
+    recipe = find(arguments.name)
+    forecast = recipe.forecast(training_images(recipe.dataset))
+    if arguments.json:
+        print(json.dumps({**asdict(recipe), "forecast": asdict(forecast)}, indent=2))
+        return 0
+    for field, value in asdict(recipe).items():
+        print(f"{field:17}  {'none' if value is None else value}")
+    if recipe.binary_weights:
+        print(f"{'predicted flips':17}  {forecast}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.training import data, run
+    from hbnn_larq.training.recipes import find
+
+    say = _quiet if arguments.json else _say
+    original = find(arguments.name)
+    recipe, notices = _apply_changes(original, arguments)
+    images = data.training_images(recipe.dataset)
+    _describe(original, recipe, notices, images, arguments.workdir, say)
+    results = run.fit(
+        recipe,
+        arguments.workdir,
+        say=say,
+        flips_every=arguments.flips_every,
+        checkpoint_every=arguments.checkpoint_every,
+        keep=arguments.keep,
+    )
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return 0
+    accuracy, flips = results["accuracy"], results["flips"]
+    print(
+        f"accuracy {accuracy['test_top1']:.2f} % of {results['images']['test']:,} test images "
+        f"(validation {accuracy['validation_top1']:.2f} %)"
+    )
+    if flips:
+        print(
+            f"flips    {100 * flips['predicted_per_step']:.2f} % per step predicted, "
+            f"{100 * flips['measured_per_step']:.2f} % measured: {flips['verdict']}"
+        )
+    print(f"saved    {Path(arguments.workdir) / 'model.keras'}, results.json and plots beside it")
+    return 0
+
+
+def _apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """The recipe with --set applied and, unless refused, its decay rescaled."""
+    from hbnn_larq.training import data
+    from hbnn_larq.training.recipe import keep_decay_sum
+
+    changes = {}
+    for word in arguments.set:
+        field, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--set {word}: write it as FIELD=VALUE, such as --set epochs=20")
+        changes[field] = value
+    recipe = original.changed(**changes)
+    if arguments.keep_decay or recipe == original:
+        return recipe, []
+    recipe, notice = keep_decay_sum(
+        original,
+        recipe,
+        old_images=data.training_images(original.dataset),
+        new_images=data.training_images(recipe.dataset),
+    )
+    return recipe, [notice] if notice else []
+
+
+def _describe(
+    original: Any, recipe: Any, notices: list[str], images: int, workdir: str, say: Any
+) -> None:
+    differences = {
+        field: pair
+        for field, pair in original.differences(recipe).items()
+        if not field.startswith("paper_")
+    }
+    changed = ", ".join(f"{k}={new} (was {old})" for k, (old, new) in differences.items())
+    say(f"recipe   {original.name} ({original.source}){' with ' + changed if changed else ''}")
+    for notice in notices:
+        say(f"decay    {notice}")
+    if recipe.paper_top1 is not None:
+        say(f"paper    {recipe.paper_top1:.1f} % top-1 claimed")
+    elif original.paper_top1 is not None:
+        say("paper    no number: changed from its row")
+    if recipe.binary_weights:
+        say(f"flips    predicted {recipe.forecast(images)}")
+    say(f"saved    {Path(workdir) / 'recipe.json'}        resume: run the same command again")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.training import data, run
+    from hbnn_larq.training.recipe import Recipe
+
+    path = Path(arguments.run)
+    name = arguments.data
+    if path.is_dir():
+        recipe_path, path = path / "recipe.json", path / "model.keras"
+        if not recipe_path.exists():
+            raise ValueError(f"{arguments.run} holds no run: there is no recipe.json in it")
+        name = name or Recipe.from_json(recipe_path.read_text()).dataset
+    if not path.exists():
+        raise ValueError(f"there is no {path}; `hbnn train` writes it when a run is finished")
+    if name is None:
+        raise ValueError(f"{path} is a model without a recipe: name its data with --data")
+    dataset = data.load(name)
+    import tensorflow as tf
+
+    model = tf.keras.models.load_model(path, compile=False)
+    figures = run.evaluate(model, dataset, arguments.split)
+    if arguments.json:
+        print(json.dumps({"model": str(path), "data": name, **figures}, indent=2))
+    else:
+        print(
+            f"{figures['top1']:.2f} % top-1, {figures['top5']:.2f} % top-5, loss "
+            f"{figures['loss']:.4f} on {figures['images']:,} {figures['split']} images of {name}"
+        )
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _quiet(line: str) -> None:
+    """Progress is left out where the result is printed as JSON."""
