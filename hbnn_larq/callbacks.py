@@ -272,19 +272,32 @@ def first_non_finite(model: tf.keras.Model, inputs: Any = None) -> str | None:
             layers on it are looked at too, in training mode; the model's state is put back.
 
     # Returns
-        Such as `"weights of layer conv_2 (conv_2/kernel:0)"` or `"output of layer bn_3"`; None
-        where everything is finite.
+        Such as `"weights of layer conv_2 (conv_2/kernel:0)"`, `"inputs"` or `"output of layer
+        bn_3"`; None where everything is finite.
     """
-    for layer in model._flatten_layers(include_self=False):
-        for variable in [*layer._trainable_weights, *layer._non_trainable_weights]:
+    layers = list(model._flatten_layers(include_self=False))
+    found = _first_weights([(layer, layer._trainable_weights) for layer in layers])
+    if found is None and inputs is not None and getattr(model, "inputs", None):
+        found = _first_output(model, inputs)
+    # Last: a forward pass that overflows spoils the moving statistics of every later layer.
+    return found or _first_weights([(layer, layer._non_trainable_weights) for layer in layers])
+
+
+def _first_weights(
+    layers: list[tuple[tf.keras.layers.Layer, list[tf.Variable]]],
+) -> str | None:
+    for layer, variables in layers:
+        for variable in variables:
             if variable.dtype.is_floating and not _is_finite(variable):
                 return f"weights of layer {layer.name} ({variable.name})"
-    if inputs is None or not getattr(model, "inputs", None):
-        return None
+    return None
+
+
+def _first_output(model: tf.keras.Model, inputs: Any) -> str | None:
     if not np.all(np.isfinite(inputs)):
-        return "the inputs"
+        return "inputs"
     layers = [layer for layer in model.layers if not isinstance(layer, tf.keras.layers.InputLayer)]
-    state = [(v, v.numpy()) for v in model.non_trainable_variables]
+    state = [(variable, variable.numpy()) for variable in model.non_trainable_variables]
     try:
         outputs = tf.keras.Model(model.inputs, [layer.output for layer in layers])(
             inputs, training=True

@@ -1,0 +1,248 @@
+"""A run learns, keeps its books, stops at the first NaN, and goes on exactly where it stopped."""
+
+import csv
+import json
+import signal
+
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+from hbnn_larq.training import data, run, steps
+from hbnn_larq.training.recipe import Recipe
+
+from hbnn_larq import flip_rate
+
+TINY = Recipe(
+    name="tiny", source="a test", dataset="tiny", model="vgg_small", width=1 / 32,
+    kernel_quantizer="ste_sign", epochs=3, batch_size=10, latent_decay=0.05,
+)  # fmt: skip
+
+
+def micro_model(recipe, image_shape, num_classes):
+    """Two convolutions instead of a VGGSmall: these tests are about the run around the model."""
+    binary = recipe.kernel_quantizer is not None
+    return tf.keras.Sequential(
+        [
+            tf.keras.layers.Conv2D(8, 3, use_bias=False, input_shape=image_shape, name="stem"),
+            tf.keras.layers.BatchNormalization(momentum=0.9, name="stem_bn"),
+            lq.layers.QuantConv2D(
+                8,
+                3,
+                input_quantizer="approx_sign" if binary else None,
+                kernel_quantizer=recipe.kernel_quantizer,
+                use_bias=False,
+                name="conv",
+            ),
+            tf.keras.layers.BatchNormalization(momentum=0.9, name="conv_bn"),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(num_classes, name="dense"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def micro():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "build_model", micro_model)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return data.generated((8, 8, 1), 3, train=35, validation=9, test=12, difficulty=0.2)
+
+
+def silent(line):
+    pass
+
+
+def weights_of(workdir):
+    return tf.keras.models.load_model(workdir / "model.keras", compile=False).get_weights()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    lines = []
+    results = run.fit(TINY, workdir, dataset=tiny, say=lines.append, flips_every=1)
+    return workdir, results, lines
+
+
+def test_a_run_leaves_what_it_promises(unbroken):
+    workdir, results, _ = unbroken
+    assert {path.name for path in workdir.iterdir()} == {
+        "recipe.json", "checkpoints", "history.csv", "model.keras", "results.json",
+        "learning_curves.png", "flips.png",
+    }  # fmt: skip
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert Recipe.from_json((workdir / "recipe.json").read_text()) == TINY
+    rows = list(csv.DictReader((workdir / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in results["history"]]
+
+
+def test_results_hold_what_was_predicted_beside_what_was_measured(unbroken, tiny):
+    _, results, _ = unbroken
+    rates = TINY.learning_rates(35).tolist()
+    predicted = flip_rate.mean_flips_per_step(rates, 0.05, 0.9)
+    assert results["flips"]["predicted_per_step"] == pytest.approx(predicted)
+    assert 0 < results["flips"]["measured_per_step"] < 0.2
+    assert results["steps"] == 12
+    assert results["images"] == {"train": 35, "validation": 9, "test": 12}
+    assert results["recipe"]["paper_top1"] is None and "paper_top1" not in results["accuracy"]
+
+
+def test_saved_model_has_the_accuracy_of_the_results(unbroken, tiny):
+    workdir, results, _ = unbroken
+    model = tf.keras.models.load_model(workdir / "model.keras", compile=False)
+    figures = run.evaluate(model, tiny, "test")
+    assert figures["top1"] == results["accuracy"]["test_top1"]
+    predicted = model.predict(tiny.normalize(tiny.test.images), verbose=0).argmax(axis=1)
+    assert figures["top1"] == pytest.approx(100 * np.mean(predicted == tiny.test.labels))
+
+
+def test_a_run_says_one_line_per_epoch_with_the_time_left(unbroken):
+    _, _, lines = unbroken
+    assert len(lines) == 3
+    assert lines[0].startswith("epoch 1/3  loss ") and lines[0].endswith(" left")
+    assert "flips/step" in lines[0]
+
+
+def test_a_run_learns(tmp_path, tiny):
+    recipe = TINY.changed(
+        epochs=20, kernel_quantizer=None, input_quantizer=None, learning_rate=0.02
+    )
+    results = run.fit(recipe, tmp_path, dataset=tiny, say=silent)
+    assert results["accuracy"]["test_top1"] > 60  # chance is 33
+    assert results["flips"] is None and not (tmp_path / "flips.png").exists()
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("flips_every", [1, 3])
+def test_crashed_and_resumed_run_equals_the_unbroken_one(tmp_path, tiny, monkeypatch, flips_every):
+    """Crashes after steps 1, 5 and 10 of 12, checkpoints every 2: nothing may differ."""
+    straight = tmp_path / "straight"
+    expected = run.fit(TINY, straight, dataset=tiny, say=silent, flips_every=flips_every)
+
+    one_step = steps.TrainStep.__call__
+    left = {"steps": 0}
+
+    def counted(self, images, labels):
+        if left["steps"] == 0:
+            raise Crash
+        left["steps"] -= 1
+        return one_step(self, images, labels)
+
+    monkeypatch.setattr(steps.TrainStep, "__call__", counted)
+    arguments = {"dataset": tiny, "flips_every": flips_every, "checkpoint_every": 2}
+    lines = []
+    for budget in (1, 5, 6):  # crash after steps 1, 5, and 4 + 6 = 10
+        left["steps"] = budget
+        with pytest.raises(Crash):
+            run.fit(TINY, tmp_path / "broken", say=lines.append, **arguments)
+    left["steps"] = 100
+    results = run.fit(TINY, tmp_path / "broken", say=lines.append, **arguments)
+
+    assert [line for line in lines if line.startswith("resumed")] == [
+        "resumed from step 4 of 12",
+        "resumed from step 10 of 12",
+    ]
+    for old, new in zip(weights_of(straight), weights_of(tmp_path / "broken"), strict=True):
+        np.testing.assert_array_equal(old, new)
+    for key in ("history", "flips", "accuracy", "steps"):
+        assert results[key] == expected[key]
+
+
+def test_finished_run_is_not_trained_again(unbroken, tiny, monkeypatch):
+    workdir, results, _ = unbroken
+
+    def never(*_):
+        raise AssertionError("a finished run took another step")
+
+    monkeypatch.setattr(steps.TrainStep, "__call__", never)
+    again = run.fit(TINY, workdir, dataset=tiny, say=silent, flips_every=1)
+    assert again["accuracy"] == results["accuracy"] and again["history"] == results["history"]
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, tiny, unbroken):
+    def interrupt_after_first_epoch(line):
+        if line.startswith("epoch 1/"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(run.Stopped, match=r"stopped after step 4 of 12; state saved in .*again"):
+        run.fit(TINY, tmp_path, dataset=tiny, say=interrupt_after_first_epoch, flips_every=1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run.fit(TINY, tmp_path, dataset=tiny, say=silent, flips_every=1)
+    for old, new in zip(weights_of(unbroken[0]), weights_of(tmp_path), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_folder_of_another_recipe_is_refused(unbroken, tiny):
+    workdir, _, _ = unbroken
+    with pytest.raises(ValueError, match=r"another recipe \(r 0.05 there, 0.5 here\)"):
+        run.fit(TINY.changed(r=0.5), workdir, dataset=tiny, say=silent)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path, tiny):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write to .*Use another --workdir"):
+        run.fit(TINY, tmp_path / "file" / "run", dataset=tiny, say=silent)
+
+
+def test_nan_names_the_first_layer_that_had_it_and_spoils_nothing(tmp_path, tiny):
+    recipe = TINY.changed(learning_rate=1e38, latent_decay=0.0, weight_decay=0.0)
+    with pytest.raises(FloatingPointError, match=r"step \d+: .*first seen in the output of layer"):
+        run.fit(recipe, tmp_path, dataset=tiny, say=silent)
+    assert not (tmp_path / "model.keras").exists()
+
+
+def test_nan_in_the_images_is_blamed_on_the_inputs(tmp_path, tiny):
+    images = tiny.train.images.astype(np.float32)
+    images[3, 0, 0, 0] = np.nan
+    spoilt = data.Dataset(**{**vars(tiny), "train": data.Split(images, tiny.train.labels)})
+    with pytest.raises(
+        FloatingPointError, match="loss nan is not finite; first seen in the inputs"
+    ):
+        run.fit(TINY, tmp_path, dataset=spoilt, say=silent)
+
+
+def test_evaluator_ranks_as_written_out_by_hand():
+    logits = np.float32([[3, 1, 2, 0, -1, -2, -3], [0, 1, 2, 3, 4, 5, 6], [np.nan] * 7, [1] * 7])
+    model = tf.keras.Sequential([tf.keras.layers.Lambda(lambda x: x, input_shape=(7,))])
+    labels = np.array([0, 2, 0, 0])
+    figures = steps.Evaluator(model)([(tf.constant(logits), tf.constant(labels))])
+    # right; fifth of seven; NaN is wrong; a tie is wrong
+    assert (figures.top1, figures.top5, figures.images) == (25.0, 50.0, 4)
+    with pytest.raises(ValueError, match="no images"):
+        steps.Evaluator(model)([])
+
+
+def test_evaluation_of_a_model_that_does_not_fit_is_refused(tiny):
+    model = tf.keras.Sequential([tf.keras.layers.Flatten(input_shape=(8, 8, 1))])
+    with pytest.raises(ValueError, match=r"returns 64 logits, but generated has .* 3 classes"):
+        run.evaluate(model, tiny)
+    with pytest.raises(ValueError, match=r'evaluate\(split="?\'?exam'):
+        run.evaluate(model, tiny, "exam")
+
+
+@pytest.mark.parametrize("bad", [0, 2.5])
+def test_bad_flip_interval_is_named(tmp_path, tiny, bad):
+    with pytest.raises(ValueError, match=rf"fit\(flips_every={bad}\)"):
+        run.fit(TINY, tmp_path, dataset=tiny, flips_every=bad)
+
+
+def test_label_smoothing_is_that_of_keras(tiny):
+    tf.keras.utils.set_random_seed(0)
+    model = tf.keras.Sequential(
+        [tf.keras.layers.Flatten(input_shape=(8, 8, 1)), tf.keras.layers.Dense(3)]
+    )
+    images = tf.constant(tiny.normalize(tiny.train.images))
+    labels = tf.constant(tiny.train.labels)
+    keras = tf.keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    expected = float(keras(tf.one_hot(labels, 3), model(images)))
+    step = steps.TrainStep(model, tf.keras.optimizers.SGD(0.1), num_classes=3, label_smoothing=0.1)
+    assert step(images, labels).loss == pytest.approx(expected, rel=1e-6)
