@@ -144,6 +144,21 @@ def test_evaluation_batches_keep_order_and_do_not_augment(small):
     np.testing.assert_array_equal(np.concatenate(labels), small.test.labels)
 
 
+def test_a_shaped_name_makes_a_set_of_that_shape():
+    made = data.load("generated-8x6x2-4")
+    assert made.name == "generated-8x6x2-4"
+    assert made.image_shape == (8, 6, 2) and made.num_classes == 4
+    assert len(made.train) == data.training_images(made.name)
+
+
+def test_imagenet_constants_need_three_channels(digits, small):
+    assert small.normalized_as("dataset") is small
+    gray = np.full((1, 1, 1, 3), [123.675, 116.28, 103.53])
+    np.testing.assert_allclose(small.normalized_as("imagenet").normalize(gray), 0, atol=1e-5)
+    with pytest.raises(ValueError, match="three channels; digits has 1"):
+        digits.normalized_as("imagenet")
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

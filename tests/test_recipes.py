@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hbnn_larq.training import data
 from hbnn_larq.training.recipe import Recipe, keep_decay_sum
-from hbnn_larq.training.recipes import RECIPES, find
+from hbnn_larq.training.recipes import PAPER, RECIPES, find
 from hbnn_larq.training.schedules import Schedule
 
 from hbnn_larq import flip_rate
@@ -79,6 +79,7 @@ def test_recipe_round_trips_through_json():
         ),
         (lambda: BASE.changed(epochs="many"), "epochs='many': expected a whole number."),
         (lambda: BASE.changed(epochs=1.5), "epochs=1.5: expected a whole number."),
+        (lambda: BASE.changed(decay_all="perhaps"), "decay_all='perhaps': expected true or false"),
         (lambda: BASE.changed(base_point_decay="x"), "expected a number or none"),
         (lambda: BASE.changed(epochs=0), "recipe base: epochs=0 must be a whole number, 1 or abo"),
         (lambda: BASE.changed(learning_rate="nan"), "learning_rate=nan must be a finite number"),
@@ -144,6 +145,80 @@ def test_decay_of_a_float_net_is_left_alone():
     old = BASE.changed(kernel_quantizer=None)
     new = old.changed(epochs=20)
     assert keep_decay_sum(old, new, old_images=50_000, new_images=50_000) == (new, None)
+
+
+# Table 2 and 3 of the paper, typed in a second time: (recipe, top-1, top-5).
+CLAIMS = """
+cifar10-resnet18 93.0
+cifar10-resnet18-boundary 92.8
+cifar10-resnet18-w1a32 94.8
+cifar10-resnet18-float 94.8
+cifar10-vggsmall 93.0
+cifar10-vggsmall-boundary 92.8
+cifar10-vggsmall-float 94.1
+cifar100-resnet18 71.6
+cifar100-resnet18-boundary 71.2
+cifar100-resnet18-w1a32 74.8
+cifar100-resnet18-float 77.0
+cifar100-vggsmall 72.5
+cifar100-vggsmall-boundary 72.2
+cifar100-vggsmall-float 75.5
+imagenet-resnet18 61.5 83.3
+imagenet-resnet18-boundary 61.5 83.3
+imagenet-resnet18-float 69.6 89.2
+imagenet-resnet34 65.7 86.2
+imagenet-resnet34-boundary 65.6 86.0
+imagenet-resnet34-float 73.3 91.3
+cifar100-resnet18-r0.01-e120 69.34
+cifar100-resnet18-r0.05-e120 69.50
+cifar100-resnet18-r0.1-e120 69.45
+cifar100-resnet18-r0.5-e120 69.33
+cifar100-resnet18-r1-e120 69.19
+cifar100-resnet18-r5-e120 68.84
+cifar100-resnet18-boundary-r0.01-e120 69.24
+cifar100-resnet18-boundary-r0.05-e120 69.31
+cifar100-resnet18-boundary-r0.1-e120 68.96
+cifar100-resnet18-boundary-r0.5-e120 69.16
+cifar100-resnet18-boundary-r1-e120 69.47
+cifar100-resnet18-boundary-r5-e120 69.01
+"""
+
+
+def test_claims_are_those_of_the_tables_and_nothing_else_has_one():
+    expected = {}
+    for line in CLAIMS.split("\n"):
+        if line:
+            name, *numbers = line.split()
+            expected[name] = [float(number) for number in numbers]
+    found = {
+        name: [claim for claim in (recipe.paper_top1, recipe.paper_top5) if claim is not None]
+        for name, recipe in RECIPES.items()
+    }
+    assert {name: claims for name, claims in found.items() if claims} == expected
+    assert {recipe.name for recipe in PAPER} == set(expected)
+
+
+def test_paper_settings():
+    for recipe in PAPER:
+        imagenet = recipe.dataset == "imagenet"
+        assert (recipe.epochs, recipe.batch_size) == ((250, 512) if imagenet else (600, 256))
+        assert recipe.weight_decay == recipe.latent_decay == (1e-4 if imagenet else 5e-4)
+        assert (recipe.learning_rate, recipe.schedule, recipe.momentum) == (0.1, "cosine", 0.9)
+
+
+def test_early_stop_shortens_the_forecast_but_not_the_schedule():
+    recipe = find("cifar100-resnet18-r0.05-e120")
+    assert recipe.forecast(50_000).steps == 120 * 196
+    assert len(recipe.learning_rates(50_000)) == 600 * 196
+    with pytest.raises(ValueError, match=r"stop_epoch=601 must be none or 1 to epochs \(600\)"):
+        recipe.changed(stop_epoch=601)
+
+
+def test_every_paper_recipe_has_a_small_sibling_without_a_claim():
+    for recipe in PAPER:
+        small = RECIPES[f"{recipe.name}-small"]
+        assert small.kernel_quantizer == recipe.kernel_quantizer and small.r == recipe.r
+        assert small.dataset.startswith("generated-") and small.paper_top1 is None
 
 
 def test_names_are_their_keys_and_data_sets_exist():

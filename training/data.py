@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +30,11 @@ __all__ = [
     "training_batches",
     "training_images",
 ]
+
+
+GENERATED_TRAIN = 2000
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_SCALE = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,17 @@ class Dataset:
                     f"num_classes={self.num_classes} allows 0 to {self.num_classes - 1}."
                 )
 
+    def normalized_as(self, constants: str) -> Dataset:
+        """The data set with other normalisation: "dataset" for its own, or "imagenet"."""
+        if constants == "dataset":
+            return self
+        if constants != "imagenet" or self.image_shape[2] != 3:
+            raise ValueError(
+                f"normalization={constants!r}: the constants of ImageNet are for three channels; "
+                f'{self.name} has {self.image_shape[2]}. Use "dataset".'
+            )
+        return replace(self, mean=IMAGENET_MEAN, scale=IMAGENET_SCALE)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of one image."""
@@ -158,7 +175,7 @@ def generated(
     image_shape: tuple[int, int, int] = (16, 16, 3),
     num_classes: int = 10,
     *,
-    train: int = 2000,
+    train: int = GENERATED_TRAIN,
     validation: int = 500,
     test: int = 1000,
     difficulty: float = 1.0,
@@ -230,7 +247,8 @@ def generated(
 
 _LOADERS: dict[str, Callable[[], Dataset]] = {"digits": digits, "generated": generated}
 
-_TRAINING_IMAGES = {"digits": 1077, "generated": 2000}
+_TRAINING_IMAGES = {"digits": 1077, "cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}
+_SHAPED = re.compile(r"generated-(\d+)x(\d+)x(\d+)-(\d+)")
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -241,9 +259,17 @@ def dataset_names() -> tuple[str, ...]:
 def load(name: str) -> Dataset:
     """The data set of a name.
 
+    # Arguments
+        name: one of `dataset_names()`, or `generated-HxWxC-K` for a generated set of K classes
+            and images of height H, width W and C channels.
+
     # Raises
         ValueError: for an unknown name, with the closest ones.
     """
+    shaped = _SHAPED.fullmatch(name)
+    if shaped:
+        height, width, channels, classes = map(int, shaped.groups())
+        return replace(generated((height, width, channels), classes), name=name)
     if name not in _LOADERS:
         close = difflib.get_close_matches(name, _LOADERS, n=3, cutoff=0.3) or dataset_names()
         raise ValueError(f'no data set "{name}". Closest: {", ".join(close)}.')
@@ -256,6 +282,8 @@ def training_images(name: str) -> int:
     # Raises
         ValueError: for an unknown name.
     """
+    if name == "generated" or _SHAPED.fullmatch(name):
+        return GENERATED_TRAIN
     return _TRAINING_IMAGES[name] if name in _TRAINING_IMAGES else len(load(name).train)
 
 

@@ -39,13 +39,16 @@ def build_model(
         A Keras model that returns logits.
     """
     options: dict[str, Any] = {"width": recipe.width}
-    if recipe.shortcut is not None:
+    for choice in ("stem", "shortcut"):
+        value = getattr(recipe, choice)
+        if value is None:
+            continue
         if not recipe.model.startswith("resnet"):
             raise ValueError(
-                f"recipe {recipe.name}: shortcut={recipe.shortcut!r} is a choice of the ResNets; "
+                f"recipe {recipe.name}: {choice}={value!r} is a choice of the ResNets; "
                 f"{recipe.model} has none. Leave it at none."
             )
-        options["shortcut"] = recipe.shortcut
+        options[choice] = value
     return _ZOO[recipe.model](
         input_shape=image_shape,
         num_classes=num_classes,
@@ -71,6 +74,7 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         weight_decay=recipe.weight_decay,
         latent_decay=recipe.latent_decay,
         base_point_decay=recipe.base_point_decay,
+        decay_all=recipe.decay_all,
         step=recipe.base_point_step,
     )
     if recipe.precision == "mixed_float16":

@@ -34,8 +34,11 @@ class Recipe:
         name: under which `hbnn train NAME` finds it.
         source: where its settings come from.
         dataset: name of a data set of `hbnn_larq.training.data`.
+        normalization: "dataset" for the mean and deviation of the data set itself, "imagenet" for
+            the ImageNet constants, which several CIFAR-10 code bases use.
         model: "vgg_small", "resnet18", "resnet20" or "resnet34".
         width: multiplies the channels of the model.
+        stem: of a ResNet, "cifar" or "imagenet"; None lets the size of the images decide.
         shortcut: of a ResNet, as its zoo function names it; None for the zoo's default.
         kernel_quantizer: "hyperbolic", "hyperbolic_boundary", "epc", any Larq alias, or None for
             real weights.
@@ -43,12 +46,15 @@ class Recipe:
         r: curvature strength of a hyperbolic quantizer; ignored by others.
         granularity: "filter" or "layer", of a hyperbolic quantizer.
         epochs, batch_size: passes over the training split, and images per step.
+        stop_epoch: ends the run early, after this many epochs of an unchanged schedule; None for
+            all of them.
         learning_rate, schedule, warmup_epochs: highest rate; "cosine", "linear" or "constant"
             after a linear warm-up.
         momentum: of SGD on everything but base points.
-        weight_decay: coupled decay of real kernels.
+        weight_decay: coupled decay of real kernels (of everything real with `decay_all`).
         latent_decay: coupled decay of the latents of binary kernels; it sets the flip rate.
         base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
+        decay_all: also decay biases and the scales and shifts of batch normalisation.
         base_point_step: "exp0", "literal" or "riemannian", the rule that moves base points.
         label_smoothing: share of each target spread over all classes, in [0, 1).
         precision: Keras policy, "float32", "mixed_float16" or "mixed_bfloat16".
@@ -61,13 +67,16 @@ class Recipe:
     source: str
     dataset: str
     model: str
+    normalization: str = "dataset"
     width: float = 1.0
+    stem: str | None = None
     shortcut: str | None = None
     kernel_quantizer: str | None = "hyperbolic"
     input_quantizer: str | None = "approx_sign"
     r: float = 0.05
     granularity: str = "filter"
     epochs: int = 1
+    stop_epoch: int | None = None
     batch_size: int = 32
     learning_rate: float = 0.1
     schedule: str = "cosine"
@@ -76,6 +85,7 @@ class Recipe:
     weight_decay: float = 5e-4
     latent_decay: float = 5e-4
     base_point_decay: float | None = None
+    decay_all: bool = False
     base_point_step: str = "exp0"
     label_smoothing: float = 0.0
     precision: str = "float32"
@@ -95,6 +105,11 @@ class Recipe:
         for name in ("momentum", "label_smoothing"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, "0 to epochs - 1")
+        self._require(
+            "stop_epoch",
+            self.stop_epoch is None or 1 <= self.stop_epoch <= self.epochs,
+            f"none or 1 to epochs ({self.epochs})",
+        )
         self._require("seed", 0 <= self.seed < 2**31, "0 to 2147483647")
         for name, choices in CHOICES.items():
             self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
@@ -173,7 +188,10 @@ class Recipe:
 
     def forecast(self, training_images: int) -> FlipForecast:
         """What the flip-rate law predicts for a training split of this many images."""
-        rates = self.learning_rates(training_images).tolist()
+        rates = self.learning_rates(training_images)
+        if self.stop_epoch is not None:
+            rates = rates[: len(rates) * self.stop_epoch // self.epochs]
+        rates = rates.tolist()
         flips = flip_rate.mean_flips_per_step(rates, self.latent_decay, self.momentum)
         total = flip_rate.decay_sum(rates, self.latent_decay)
         return FlipForecast(
@@ -208,6 +226,7 @@ class FlipForecast:
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
+    "normalization": ("dataset", "imagenet"),
     "model": ("vgg_small", "resnet18", "resnet20", "resnet34"),
     "granularity": ("filter", "layer"),
     "schedule": ("cosine", "linear", "constant"),
@@ -268,6 +287,10 @@ def _read(recipe: str, field: str, value: Any) -> Any:
     if type(None) in options and (value is None or str(value).lower() == "none"):
         return None
     kind = next(option for option in options if option is not type(None))
+    if kind is bool:
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError(f"{field}={value!r}: expected true or false.")
+        return str(value).lower() == "true"
     try:
         if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
             raise ValueError

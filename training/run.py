@@ -96,7 +96,7 @@ def fit(
     if not (isinstance(flips_every, int) and flips_every >= 1):
         raise ValueError(f"fit(flips_every={flips_every!r}): a whole number of steps, 1 or above.")
     workdir = Path(workdir)
-    dataset = dataset or data.load(recipe.dataset)
+    dataset = (dataset or data.load(recipe.dataset)).normalized_as(recipe.normalization)
     # Without this, threads may add the terms of a gradient in another order in each run.
     tf.config.experimental.enable_op_determinism()
     _claim(workdir, recipe)
@@ -144,7 +144,7 @@ class _Run:
         self.recipe, self.dataset, self.workdir, self.say = recipe, dataset, workdir, say
         self.flips_every = flips_every
         self.steps_per_epoch = data.steps_per_epoch(dataset, recipe.batch_size)
-        self.steps = recipe.epochs * self.steps_per_epoch
+        self.steps = (recipe.stop_epoch or recipe.epochs) * self.steps_per_epoch
         self.forecast = recipe.forecast(len(dataset.train))
 
         tf.keras.utils.set_random_seed(recipe.seed)
@@ -230,7 +230,7 @@ class _Run:
         batches = data.training_batches(
             self.dataset,
             batch_size=self.recipe.batch_size,
-            epochs=self.recipe.epochs,
+            epochs=self.recipe.stop_epoch or self.recipe.epochs,
             seed=self.recipe.seed,
             first_step=self.step,
         )
@@ -339,8 +339,8 @@ class _Run:
         left = elapsed / (self.step - done_before) * (self.steps - self.step)
         flips = f"  flips/step {100 * row['flips_per_step']:.2f} %" if counter.names else ""
         self.say(
-            f"epoch {epoch}/{recipe.epochs}  loss {row['loss']:.4f}  train {row['train_top1']:.1f} "
-            f"%  validation {validation.top1:.1f} %{flips}  {_duration(left)} left"
+            f"epoch {epoch}/{recipe.stop_epoch or recipe.epochs}  loss {row['loss']:.4f}  "
+            f"train {row['train_top1']:.1f} %  validation {validation.top1:.1f} %{flips}  {_duration(left)} left"
         )
 
     def _write_history(self) -> None:

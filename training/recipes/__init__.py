@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 
 from hbnn_larq.training.recipe import Recipe
-from hbnn_larq.training.recipes import digits
+from hbnn_larq.training.recipes import cifar, digits, imagenet
+from hbnn_larq.training.recipes.small import sibling
 
-__all__ = ["RECIPES", "find"]
+__all__ = ["PAPER", "RECIPES", "find"]
 
+PAPER: tuple[Recipe, ...] = (*cifar.RECIPES, *imagenet.RECIPES)
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for module in (digits,) for recipe in module.RECIPES
+    recipe.name: recipe for recipe in (*digits.RECIPES, *PAPER, *map(sibling, PAPER))
 }
 
 
