@@ -6,8 +6,7 @@ any quantizer but ours:
 - a quantizer object handed to several layers serves the first; later layers get a copy of it, so
   that two kernels never share a base point;
 - a quantizer of kernels in the slot for activations is refused;
-- a kernel of ours stays float32 under a mixed-precision policy, and its base points are made
-  with the kernel, not at the first call;
+- base points are made together with their kernel, not at the first call, and know its layer;
 - the warning about starved weights is silent for a quantizer whose gradient is never clipped;
 - `larq.models.summary` counts what is deployed, and base points are not.
 """
@@ -66,7 +65,7 @@ def _bound_kernel(base_layer):
         if not isinstance(quantizer, BallQuantizer):
             return inherited(name, *args, **kwargs)
         quantizer.bind(self, name)
-        kernel = inherited(name, *args, **kwargs, experimental_autocast=False)
+        kernel = inherited(name, *args, **kwargs)
         quantizer.build_for(kernel)
         return kernel
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import tensorflow as tf
 from larq import utils
 from larq.quantized_variable import QuantizedVariable
@@ -116,7 +118,9 @@ class MobiusSGD(tf.keras.optimizers.SGD):
                 "them to that optimizer, and base_point_decay here."
             )
         kwargs.setdefault("jit_compile", False)
-        super().__init__(learning_rate, momentum, nesterov, name=name, **kwargs)
+        # HDF5 files key variables by name, and `others` has an iteration and a rate as well.
+        with tf.name_scope("base_points") if others is not None else contextlib.nullcontext():
+            super().__init__(learning_rate, momentum, nesterov, name=name, **kwargs)
         self._weight_decay = weight_decay
         self._latent_decay = latent_decay
         self._base_point_decay = base_point_decay
@@ -196,6 +200,12 @@ class MobiusSGD(tf.keras.optimizers.SGD):
         if self.others is None:
             return own
         return type(own)([*own, *self.others.variables])
+
+    def set_weights(self, weights):
+        own = len(super().variables)
+        super().set_weights(weights[:own])
+        if self.others is not None:
+            self.others.set_weights(weights[own:])
 
     def get_config(self):
         others = self.others and tf.keras.optimizers.serialize(self.others)

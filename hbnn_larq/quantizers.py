@@ -24,6 +24,8 @@ sign. At inference only the signs remain: `hbnn_larq.fold` writes them into a pl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import larq as lq
 import tensorflow as tf
 from larq import utils
@@ -69,12 +71,13 @@ class BallQuantizer(_BaseQuantizer):
         self.r = float(r)
         self.granularity = granularity
         # Never autocast: under a mixed-precision policy the map runs in float32.
-        super().__init__(metrics=metrics, autocast=False, **kwargs)
+        super().__init__(**{"metrics": metrics, "dtype": "float32", "autocast": False, **kwargs})
         self._owner: str | None = None
         self._owner_weight = "kernel"
         self._axis: tuple[int, ...] = ()
         self._point_dtype = tf.float32
         self._output_dtype: str | None = None
+        self._read_kernel: Callable[[], tf.Tensor] | None = None
         self._given_to_layer = False
 
     @property
@@ -123,6 +126,7 @@ class BallQuantizer(_BaseQuantizer):
     def build_for(self, kernel: tf.Variable) -> None:
         """Make the base points of `kernel`, in its shape."""
         self._point_dtype = tf.float64 if kernel.dtype == tf.float64 else tf.float32
+        self._read_kernel = lambda: tf.convert_to_tensor(kernel)
         self.build(kernel.shape)
 
     def build(self, input_shape) -> None:
@@ -173,6 +177,10 @@ class BallQuantizer(_BaseQuantizer):
             )
         with lq.context.quantized_scope(False):
             points = [tf.convert_to_tensor(p) for p in self.base_points]
+            if inputs.dtype.size < 4 and self._read_kernel is not None:
+                # A mixed-precision layer has rounded its kernel to half precision, small weights
+                # to 0. Inside this call the dtype is float32: read the kernel itself.
+                inputs = self._read_kernel()
         latent = tf.cast(inputs, self._point_dtype)
         signs = super().call(self._signs(points, latent, self._axis))
         return tf.cast(signs, self._output_dtype or inputs.dtype)
@@ -248,8 +256,7 @@ class Hyperbolic(BallQuantizer):
             ```
 
         # Arguments
-            r: Strength of the curvature, above 0; the ball has radius `1 / sqrt(r)`. The paper calls
-                it the radius and uses 0.05. In equilibrium of learning rate and weight decay the
+    XX of learning rate and weight decay the
                 accuracy does not depend on it.
             granularity: `"filter"`: the weights of each output filter form one vector, so the map
                 does not depend on the width of the layer. `"layer"`: all weights of the kernel, as

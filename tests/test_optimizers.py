@@ -1,0 +1,233 @@
+"""Laws of MobiusSGD, against the paper's equations in numpy."""
+
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hbnn_larq import poincare
+from hbnn_larq.optimizers import MobiusSGD, is_base_point, is_latent
+
+R = 0.5
+
+
+@pytest.fixture(autouse=True)
+def plain_ops(monkeypatch):
+    monkeypatch.setenv("HBNN_LARQ_XLA", "0")
+
+
+def layer(**kwargs):
+    built = lq.layers.QuantDense(4, kernel_quantizer="hyperbolic", **kwargs)
+    built.kernel_quantizer.r = R
+    built(tf.zeros((1, 6)))
+    return built
+
+
+def point(value):
+    variable = tf.Variable(tf.cast(value, tf.float32))
+    poincare.put_in_ball(variable, r=R, axis=(0,))
+    return variable
+
+
+def paper_step(p, g, eta):
+    """Eq. 16 with the gradient put into the ball by exp_0, column by column, from the text."""
+    p, g = np.asarray(p, np.float64), np.asarray(g, np.float64)
+    out = np.empty_like(p)
+    for k in range(p.shape[1]):
+        a, b = p[:, k], g[:, k]
+        norm = np.sqrt(R) * np.linalg.norm(b)
+        q = -np.tanh(eta * norm) * b / norm
+        dot, aa, qq = R * a @ q, R * a @ a, R * q @ q
+        out[:, k] = ((1 + 2 * dot + qq) * a + (1 - aa) * q) / (1 + 2 * dot + aa * qq)
+    return out
+
+
+def test_who_is_who():
+    dense = layer()
+    kernel, bias, base_point = (
+        next(w for w in dense.weights if name in w.name) for name in ("kernel:0", "bias", "_base")
+    )
+    assert [is_base_point(w) for w in (kernel, bias, base_point)] == [False, False, True]
+    assert [is_latent(w) for w in (kernel, bias, base_point)] == [True, False, False]
+
+
+def test_base_points_take_equation_16(rng):
+    p, g = rng.normal(size=(2, 6, 3)) * [[[0.2]], [[3.0]]]
+    variable = point(p)
+    MobiusSGD(0.3, momentum=0.9).apply_gradients([(tf.cast(g, tf.float32), variable)])
+    np.testing.assert_allclose(variable, paper_step(p, g, 0.3), rtol=1e-6)
+
+
+def test_the_rest_takes_keras_sgd(rng):
+    values = [rng.normal(size=(3, 4)).astype("float32"), rng.normal(size=5).astype("float32")]
+    ours, keras = ([tf.Variable(v) for v in values] for _ in range(2))
+    optimizers = MobiusSGD(0.1, 0.9, nesterov=True), tf.keras.optimizers.SGD(0.1, 0.9, True)
+    for _ in range(4):
+        gradients = [tf.constant(rng.normal(size=v.shape), tf.float32) for v in values]
+        optimizers[0].apply_gradients(zip(gradients, ours, strict=True))
+        optimizers[1].apply_gradients(zip(gradients, keras, strict=True))
+    for a, b in zip(ours, keras, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_equations_14_and_15(rng):
+    """Training the latent by SGD is w_t = exp_p(w~ - eta dL/dw~)."""
+    p = tf.constant(rng.normal(size=(6, 3)) * 0.2, tf.float32)
+    latent = tf.Variable(rng.normal(size=(6, 3)).astype("float32"))
+    start = latent.numpy()
+    with tf.GradientTape() as tape:
+        w = poincare.expmap(p, latent, r=R, axis=0)
+        loss = tf.reduce_sum(tf.sin(3.0 * w))
+    g = tape.gradient(loss, latent)
+    MobiusSGD(0.1).apply_gradients([(g, latent)])
+    expected = poincare.expmap(p, start - np.float32(0.1) * g.numpy(), r=R, axis=0)
+    np.testing.assert_allclose(poincare.expmap(p, latent, r=R, axis=0), expected, rtol=1e-6)
+
+
+def test_decay_is_l2_in_the_gradient_by_group(rng):
+    dense = layer()
+    zero = [tf.zeros_like(w) for w in dense.trainable_weights]
+    p0 = 0.1 * rng.normal(size=(6, 4)).astype("float32")
+    for w in dense.trainable_weights:
+        w.assign(p0 if is_base_point(w) else tf.ones_like(w))
+    optimizer = MobiusSGD(0.5, weight_decay=0.1, latent_decay=0.2, base_point_decay=0.3)
+    optimizer.apply_gradients(zip(zero, dense.trainable_weights, strict=True))
+    np.testing.assert_allclose(dense.kernel.latent_variable, 1 - 0.5 * 0.2, rtol=1e-6)
+    np.testing.assert_array_equal(dense.bias, 1.0)  # neither latent nor of rank above 1
+    moved = paper_step(p0, 0.3 * p0, 0.5)
+    np.testing.assert_allclose(
+        dense.kernel_quantizer.base_points[0].latent_variable, moved, rtol=1e-6
+    )
+
+
+def test_decays_left_out():
+    dense = layer()
+    kernel, bias, p = dense.trainable_weights
+    assert [MobiusSGD(weight_decay=0.1).decay_of(w) for w in (kernel, bias, p)] == [0.1, 0.0, 0.1]
+    assert MobiusSGD(weight_decay=0.1, latent_decay=0.2).decay_of(p) == 0.2
+    assert MobiusSGD(weight_decay=0.1, decay_all=True).decay_of(bias) == 0.1
+
+
+@pytest.mark.parametrize("step", ["exp0", "literal", "riemannian"])
+def test_a_thousand_absurd_steps_stay_in_the_ball(step, rng):
+    variable = point(rng.normal(size=(6, 3)) * 0.1)
+    optimizer = MobiusSGD(1e6, step=step, base_point_decay=0.1)
+
+    @tf.function
+    def train(gradient):
+        optimizer.apply_gradients([(gradient, variable)])
+
+    optimizer.build([variable])
+    for k in range(1000):
+        gradient = rng.normal(size=(6, 3)) * 10.0 ** rng.uniform(-30, 30)
+        gradient[k % 6, 0] = [np.inf, np.nan, 0.0][k % 3]
+        train(tf.cast(gradient, tf.float32))
+        inside = R * np.sum(variable.numpy().astype("float64") ** 2, 0)
+        assert np.all(inside < 1.0), (k, inside)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_any_keras_optimizer_trains_safely(optimizer, rng):
+    model = tf.keras.Sequential([tf.keras.Input((6,)), layer(), tf.keras.layers.Dense(3)])
+    keras = tf.keras.optimizers.get(optimizer)
+    keras.learning_rate = 0.05
+    model.compile(keras, "mse")
+    x = rng.normal(size=(16, 6)).astype("float32")
+    base_point = model.layers[0].kernel_quantizer.base_points[0]
+    base_point.assign(3.0 * tf.ones_like(base_point))  # far outside
+    history = model.fit(x, np.eye(3)[np.arange(16) % 3], epochs=20, verbose=0).history["loss"]
+    out = model(x).numpy()
+    assert np.all(np.isfinite(out))
+    assert np.all(np.isfinite(base_point.latent_variable)), history
+
+
+def test_a_schedule_moves_both_kinds():
+    schedule = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 0.0])
+    p, w = point(np.full((6, 3), 0.1)), tf.Variable(tf.ones((2, 2)))
+    optimizer = MobiusSGD(schedule)
+    after = []
+    for _ in range(3):
+        optimizer.apply_gradients([(tf.ones_like(v), v) for v in (p, w)])
+        after.append([p.numpy().copy(), w.numpy().copy()])
+    for first, second, third in zip(*after, strict=True):
+        assert np.all(first != 1.0) and np.all(first != np.float32(0.1))
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(second, third)
+
+
+def test_base_points_have_no_momentum_slot():
+    dense = layer()
+    optimizer = MobiusSGD(0.1, 0.9)
+    optimizer.build(dense.trainable_weights)
+    slots = [v.name for v in optimizer.variables if "/m/" in v.name or v.name.startswith("m/")]
+    assert len(slots) == 2 and not any("base_point" in name for name in slots)
+
+
+# Not SavedModel: from it Keras 2.15 restores no slots, of its own SGD neither.
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("with_adam", [False, True], ids=["sgd", "adam"])
+def test_saved_with_the_model_and_goes_on(with_adam, suffix, tmp_path, rng):
+    """Two epochs, save, load, two more: the weights of four epochs in one go."""
+    x = rng.normal(size=(16, 6)).astype("float32")
+    y = np.eye(3, dtype="float32")[np.arange(16) % 3]
+    kwargs = {"others": tf.keras.optimizers.Adam(0.01)} if with_adam else {"momentum": 0.9}
+    model = tf.keras.Sequential([tf.keras.Input((6,)), layer(), tf.keras.layers.Dense(3)])
+    model.compile(MobiusSGD(0.05, base_point_decay=0.01, **kwargs), "mse")
+
+    def train(m):
+        m.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+
+    train(model)
+    path = tmp_path / f"model{suffix}"
+    model.save(path)
+    train(model)
+    loaded = tf.keras.models.load_model(path)
+    assert type(loaded.optimizer) is MobiusSGD
+    assert loaded.optimizer.get_config().keys() == model.optimizer.get_config().keys()
+    train(loaded)
+    for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_others_leave_base_points_alone(rng):
+    dense = layer()
+    before = [w.numpy().copy() for w in dense.trainable_weights]
+    optimizer = MobiusSGD(0.0, others=tf.keras.optimizers.Adam(0.1))
+    optimizer.apply_gradients([(tf.ones_like(w), w) for w in dense.trainable_weights])
+    after = [w.numpy() for w in dense.trainable_weights]
+    np.testing.assert_allclose(after[0], before[0] - 0.1, atol=1e-5)
+    np.testing.assert_allclose(after[1], before[1] - 0.1, atol=1e-5)
+    np.testing.assert_array_equal(after[2], before[2])
+    MobiusSGD(0.1).apply_gradients([(tf.ones_like(dense.weights[2]), dense.weights[2])])
+    assert np.any(dense.weights[2].numpy() != before[2])
+
+
+def test_traced_once(rng):
+    variable = point(rng.normal(size=(6, 3)) * 0.1)
+    optimizer = MobiusSGD(0.1)
+    optimizer.build([variable])
+
+    @tf.function
+    def train(gradient):
+        optimizer.apply_gradients([(gradient, variable)])
+
+    for _ in range(5):
+        train(tf.ones_like(variable))
+    assert train.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("key", ["weight_decay", "latent_decay", "base_point_decay"])
+@pytest.mark.parametrize("value", [-1e-4, float("nan"), float("inf")])
+def test_decays_that_are_none(key, value):
+    with pytest.raises(ValueError, match=rf"MobiusSGD\({key}=.*\): a decay is a number of at l"):
+        MobiusSGD(**{key: value})
+
+
+def test_unknown_step():
+    with pytest.raises(ValueError, match=r"step='mobius'\): the rules are exp0, literal, riem"):
+        MobiusSGD(step="mobius")
+
+
+def test_arguments_without_effect():
+    with pytest.raises(ValueError, match="would have no effect"):
+        MobiusSGD(momentum=0.9, others="adam")
