@@ -97,10 +97,11 @@ def _chain(call: str, cluster: Sequence, v, r, axis: Axis, sign: bool) -> tf.Ten
     checked = [poincare.map_arguments(call, p, v, r, axis) for p in cluster]
     numbers = checked[0][2]
     vectors = [checked[0][1], *(p for p, _, _ in checked)]
-    return span(vectors, _chain_coefficients, numbers, axis=axis, sign=sign)
+    longest = None if sign else poincare.longest(r, v)
+    return span(vectors, _chain_coefficients, numbers, axis=axis, sign=sign, longest=longest)
 
 
-def _chain_coefficients(gram, r, margin, half_ulp):
+def _chain_coefficients(gram, r, margin):
     count = range(len(gram))
     # The tangent vector so far, as a combination of (v, p_1, ..., p_m).
     u = [tf.ones_like(gram[0][0]), *(tf.zeros_like(gram[0][0]) for _ in count[1:])]
@@ -112,4 +113,4 @@ def _chain_coefficients(gram, r, margin, half_ulp):
         c_p, c_u = poincare.exp_coefficients(P, pull * r * along, r * squared)
         u = [c_u * a for a in u]
         u[k] = u[k] + pull * c_p
-    return poincare.kept_below(1.0 - half_ulp, u, gram, r)
+    return u

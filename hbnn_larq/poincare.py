@@ -41,8 +41,9 @@ __all__ = [
 # How far inside the edge a point is pulled: 1 - sqrt(r)|p|. Small enough to leave .99999 alone
 # in float32, large enough that plain float32 sums of the result still say "inside".
 _MARGIN = {tf.float32: 1e-6, tf.float64: 1e-12}
-# Half a unit in the last place: a norm of 1 - _HALF_ULP cannot round to 1.
-_HALF_ULP = {tf.float32: 1.001 * 2.0**-24, tf.float64: 2.0**-53}
+# Half a unit in the last place (float64: and the rounding of its own norm), so that a vector of
+# norm 1 - _HALF_ULP cannot round to one of norm 1.
+_HALF_ULP = {tf.float32: 1.001 * 2.0**-24, tf.float64: 2.0**-50}
 # Squares of float64 numbers beyond this overflow; every map is saturated long before.
 _LARGEST = 1e100
 
@@ -106,8 +107,8 @@ def mobius_add(p, q, *, r, axis: Axis) -> tf.Tensor:
         Points of the ball.
     """
     (p, q), r = _points("mobius_add", r, axis, p=p, q=q)
-    numbers = (r, _MARGIN[p.dtype], _HALF_ULP[p.dtype])
-    return span([p, q], _mobius_add_coefficients, numbers, axis=axis)
+    numbers = (r, _MARGIN[p.dtype])
+    return span([p, q], _mobius_add_coefficients, numbers, axis=axis, longest=longest(r, p))
 
 
 def mobius_scalar_mul(c, p, *, r, axis: Axis) -> tf.Tensor:
@@ -125,8 +126,8 @@ def mobius_scalar_mul(c, p, *, r, axis: Axis) -> tf.Tensor:
         Points of the ball: the n-fold Möbius sum of `p` with itself for a whole `c = n`.
     """
     (p,), r = _points("mobius_scalar_mul", r, axis, p=p)
-    numbers = (r, _MARGIN[p.dtype], _HALF_ULP[p.dtype], c)
-    return span([p], _scalar_mul_coefficients, numbers, axis=axis)
+    numbers = (r, _MARGIN[p.dtype], c)
+    return span([p], _scalar_mul_coefficients, numbers, axis=axis, longest=longest(r, p))
 
 
 def expmap(p, v, *, r, axis: Axis) -> tf.Tensor:
@@ -151,7 +152,7 @@ def expmap(p, v, *, r, axis: Axis) -> tf.Tensor:
         TypeError: the dtypes differ or are neither float32 nor float64.
     """
     p, v, numbers = map_arguments("expmap", p, v, r, axis)
-    return span([p, v], _expmap_coefficients, numbers, axis=axis)
+    return span([p, v], _expmap_coefficients, numbers, axis=axis, longest=longest(r, p))
 
 
 def expmap_sign(p, v, *, r, axis: Axis) -> tf.Tensor:
@@ -288,7 +289,8 @@ def mobius_step(p, g, *, r, axis: Axis, learning_rate, decay=0.0, rule: str = "e
     if rule not in STEP_RULES:
         raise ValueError(f"mobius_step(rule={rule!r}): the rules are {', '.join(STEP_RULES)}.")
     numbers = (r, _MARGIN[p.dtype], learning_rate, decay)
-    return span([p, g], _STEP_COEFFICIENTS[rule], numbers, axis=axis)
+    edge = (1.0 - _MARGIN[p.dtype]) / tf.sqrt(r)
+    return span([p, g], _STEP_COEFFICIENTS[rule], numbers, axis=axis, longest=edge)
 
 
 # ---------------------------------------------------------- points that variables hold
@@ -353,7 +355,12 @@ def _shortened(x: tf.Tensor, inner: list[int]) -> tf.Tensor:
 
 def map_arguments(call: str, p, v, r, axis: Axis):
     (p, v), r = _points(call, r, axis, p=p, v=v)
-    return p, v, (r, _MARGIN[p.dtype], _HALF_ULP[p.dtype])
+    return p, v, (r, _MARGIN[p.dtype])
+
+
+def longest(r, p) -> tf.Tensor:
+    """Largest norm of a point of the ball that cannot round to the edge in the dtype of `p`."""
+    return (1.0 - _HALF_ULP[p.dtype]) / tf.sqrt(as_float64(r))
 
 
 def _from_to(p, q, r, axis: Axis) -> tuple[tf.Tensor, tf.Tensor]:
@@ -409,23 +416,6 @@ def pulled_in(squared: tf.Tensor, margin) -> tuple[tf.Tensor, tf.Tensor]:
     return _where(outside, edge, squared), factor
 
 
-def _norm_squared(coefficients, gram, r) -> tf.Tensor:
-    count = range(len(coefficients))
-    terms = [coefficients[i] * coefficients[j] * gram[i][j] for i in count for j in count]
-    return r * tf.add_n(terms)
-
-
-def kept_below(limit, coefficients, gram, r) -> list[tf.Tensor]:
-    """Coefficients scaled so that `sqrt(r) |y| <= limit`; a constant as far as gradients go.
-
-    Where large terms cancel, their rounding is part of the norm and the limit leaves room for it.
-    """
-    own = r * tf.add_n([c * c * gram[i][i] for i, c in enumerate(coefficients)])
-    norm = tf.sqrt(tf.maximum(_norm_squared(coefficients, gram, r), 1e-300))
-    factor = tf.stop_gradient(tf.minimum((limit - 4e-15 * own) / norm, 1.0))
-    return [c * factor for c in coefficients]
-
-
 def exp_coefficients(P, B, A):
     """Coefficients of `p` and `v` in `exp_p(v)`, from `r<p,p>`, `r<p,v>`, `r<v,v>`."""
     m = 1.0 - P
@@ -441,13 +431,13 @@ def _sum_coefficients(P, B, ratio, T, m):
     return 1.0 + m * T / denominator, ratio / denominator
 
 
-def _expmap_coefficients(gram, r, margin, half_ulp):
+def _expmap_coefficients(gram, r, margin):
     P, pull = pulled_in(r * gram[0][0], margin)
     c_p, c_v = exp_coefficients(P, pull * r * gram[0][1], r * gram[1][1])
-    return kept_below(1.0 - half_ulp, [pull * c_p, c_v], gram, r)
+    return [pull * c_p, c_v]
 
 
-def _boundary_coefficients(gram, r, margin, half_ulp):
+def _boundary_coefficients(gram, r, margin):
     P, pull = pulled_in(r * gram[0][0], margin)
     A, m = r * gram[1][1], 1.0 - P
     directed = A > 1e-20
@@ -462,21 +452,21 @@ def _project_coefficients(gram, r, margin):
     return [pulled_in(r * gram[0][0], margin)[1]]
 
 
-def _mobius_add_coefficients(gram, r, margin, half_ulp):
+def _mobius_add_coefficients(gram, r, margin):
     P, pull_p = pulled_in(r * gram[0][0], margin)
     Q, pull_q = pulled_in(r * gram[1][1], margin)
     B = pull_p * pull_q * r * gram[0][1]
     # (1 - P)(1 - Q) <= (1 - sqrt(PQ))^2 <= denominator.
     denominator = tf.maximum(1.0 + 2.0 * B + P * Q, (1.0 - P) * (1.0 - Q))
     c_p, c_q = (1.0 + 2.0 * B + Q) / denominator, (1.0 - P) / denominator
-    return kept_below(1.0 - half_ulp, [pull_p * c_p, pull_q * c_q], gram, r)
+    return [pull_p * c_p, pull_q * c_q]
 
 
-def _scalar_mul_coefficients(gram, r, margin, half_ulp, c):
+def _scalar_mul_coefficients(gram, r, margin, c):
     P, pull = pulled_in(r * gram[0][0], margin)
     stretch = c * _atanh_ratio(P, 1.0 - P)
     ratio = stretch * _tanh_ratio(stretch * stretch * P)
-    return kept_below(1.0 - half_ulp, [pull * ratio], gram, r)
+    return [pull * ratio]
 
 
 def _difference(gram):
@@ -508,8 +498,8 @@ def _with_decay(gram, r, decay):
     return pp, pg + decay * pp, gg + 2.0 * decay * pg + decay * decay * pp
 
 
-def _stepped(gram, r, margin, decay, pull, c_p, c_g):
-    return kept_below(1.0 - margin, [pull * c_p + decay * c_g, c_g], gram, r)
+def _stepped(decay, pull, c_p, c_g):
+    return [pull * c_p + decay * c_g, c_g]
 
 
 def _step_along(gram, r, margin, decay, multiple):
@@ -521,7 +511,7 @@ def _step_along(gram, r, margin, decay, multiple):
     m = 1.0 - P
     denominator = tf.maximum(1.0 + 2.0 * S * B + P * Q, 0.25 * m * m)
     c_p, c_g = (1.0 + 2.0 * S * B + Q) / denominator, m * S / denominator
-    return _stepped(gram, r, margin, decay, pull, c_p, c_g)
+    return _stepped(decay, pull, c_p, c_g)
 
 
 def _exp0_step_coefficients(gram, r, margin, learning_rate, decay):
@@ -546,7 +536,7 @@ def _riemannian_step_coefficients(gram, r, margin, learning_rate, decay):
     m = 1.0 - P
     scale = -0.25 * learning_rate * m * m
     c_p, c_v = exp_coefficients(P, scale * pull * pg, scale * scale * gg)
-    return _stepped(gram, r, margin, decay, pull, c_p, scale * c_v)
+    return _stepped(decay, pull, c_p, scale * c_v)
 
 
 _STEP_COEFFICIENTS = {

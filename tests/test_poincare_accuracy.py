@@ -44,7 +44,7 @@ def sweep(n, r, rng, *, p_sizes=P_SIZES, v_norms=V_NORMS):
         columns.append((p_size / r**0.5 * ray, v_norm * towards, rng.normal(size=n)))
         if p_size >= EDGE and direction == "antiparallel":
             hard = TOLERANCE_SHORT_ANTIPARALLEL_AT_EDGE, TOLERANCE_ANTIPARALLEL_AT_EDGE
-            tolerances.append(hard[n > SHORT])
+            tolerances.append(hard[1] if n > SHORT else hard[0])
         else:
             tolerances.append(TOLERANCE if n > SHORT else TOLERANCE_SHORT)
     p, v, dw = (np.stack(xs, -1).astype(np.float32) for xs in zip(*columns, strict=True))

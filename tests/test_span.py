@@ -69,7 +69,7 @@ def test_unknown_sizes_run_as_plain_ops():
 def test_a_second_radius_does_not_compile_again():
     p, v = tf.zeros((3, 4)), tf.ones((3, 4))
     poincare.expmap(p, v, r=0.123, axis=0)
-    (forward, *_) = span._compiled(poincare._expmap_coefficients, 2, False, False)
+    (forward, *_) = span._compiled(poincare._expmap_coefficients, 2, False, False, True)
     before = forward.experimental_get_tracing_count()
     poincare.expmap(p, v, r=0.456, axis=0)
     assert forward.experimental_get_tracing_count() == before > 0
