@@ -173,7 +173,7 @@ def rebuild(
             ):
                 config[name] = quantizer  # a plain function has no state: pass it on as it is
         before = dict(config)
-        inner = getattr(layer, "layer", None)
+        inner: Any = getattr(layer, "layer", None)
         wraps = isinstance(layer, tf.keras.layers.Wrapper) and isinstance(
             inner, tf.keras.layers.Layer
         )

@@ -1,0 +1,259 @@
+"""Which op of the file computes which layer of the model, and why not a binary one.
+
+The converter's tensor names are no guide (a fused op bears the name of its last part), but the
+weights are: an op belongs to the layer whose kernel it carries. Fusing a batch norm scales a
+float filter per output channel and may turn the signs of a binary one, so both are compared up to
+one factor per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import larq as lq
+import numpy as np
+import tensorflow as tf
+
+from hbnn_larq import rebuilding
+from hbnn_larq.edge.flatbuffer import BINARY_CONV, Op, unpack_bits
+from hbnn_larq.rebuilding import Layer
+
+FLOAT_OPS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
+ALIKE = 0.75  # below this similarity an op does not carry a kernel at all
+SIGN_QUANTIZERS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
+
+
+@dataclass
+class Kernel:
+    """One kernel of the model: rows are output channels, in the file's order of weights."""
+
+    path: str
+    layer: Layer
+    argument: str | None  # its quantizer argument; None for a layer of plain Keras
+    rows: np.ndarray
+    ops: list[Op] = field(default_factory=list)
+
+    @property
+    def one_bit(self) -> bool:
+        return self.argument is not None and rebuilding.is_binary_by_intent(
+            self.layer, self.argument
+        )
+
+    @property
+    def layer_channels(self) -> int:
+        """Input channels that one filter reads; the file packs 32 of them into a word."""
+        return next(iter(_input_channels(self)), 1)
+
+    @property
+    def is_sign(self) -> bool:
+        """±alpha per channel with no zero: what a binary convolution can carry."""
+        size = np.abs(self.rows).max(1, keepdims=True)
+        return bool(np.all(size > 0) and np.allclose(np.abs(self.rows), size, rtol=5e-3))
+
+
+def kernels(model: tf.keras.Model) -> list[Kernel]:
+    """Every kernel of the (folded) model that an op of the file could carry."""
+    found = []
+    for path, layer in rebuilding.named_layers(model):
+        quantized = list(rebuilding.quantized_kernels(layer))
+        for argument, variable in quantized:
+            name = rebuilding.QUANTIZED_KERNELS[argument]
+            inner = f"{path}/{name}" if hasattr(layer, "pointwise_kernel") else path
+            value = rebuilding.quantized_value(variable)
+            found.append(Kernel(inner, layer, argument, _rows(layer, name, value)))
+        if quantized:
+            continue
+        for name in ("depthwise_kernel", "pointwise_kernel", "kernel"):
+            variable = getattr(layer, name, None)
+            if isinstance(variable, tf.Variable) and variable.shape.rank >= 2:
+                inner = f"{path}/{name}" if hasattr(layer, "pointwise_kernel") else path
+                found.append(Kernel(inner, layer, None, _rows(layer, name, variable.numpy())))
+    return found
+
+
+def _rows(layer: Layer, name: str, value: np.ndarray) -> np.ndarray:
+    if name == "depthwise_kernel":  # (..., channels, multiplier): both make one output channel
+        return value.reshape(-1, value.shape[-2] * value.shape[-1]).T
+    if "Transpose" in type(layer).__name__:  # (height, width, out, in)
+        return np.moveaxis(value, -2, 0).reshape(value.shape[-2], -1)
+    return value.reshape(-1, value.shape[-1]).T
+
+
+def place(found: list[Kernel], ops: list[Op]) -> None:
+    """Fills `ops` of each kernel: best match first, each op once.
+
+    An op beyond the first is only another call of a shared layer if it carries the very same
+    weights.
+    """
+    matches = []
+    for op in ops:
+        for kernel in found:
+            for channels in _input_channels(kernel):
+                rows = op_rows(op, channels)
+                if rows is not None and rows.shape == kernel.rows.shape:
+                    matches.append((similarity(rows, kernel.rows), op, kernel))
+                    break
+    taken: set[int] = set()
+    for score, op, kernel in sorted(matches, key=lambda match: -match[0]):
+        if op.index in taken or score < ALIKE:
+            continue
+        if kernel.ops and not (
+            _same_weights(kernel.ops[0], op) and len(kernel.ops) < len(kernel.layer.inbound_nodes)
+        ):
+            continue
+        kernel.ops.append(op)
+        taken.add(op.index)
+    for kernel in found:
+        kernel.ops.sort(key=lambda op: op.index)
+
+
+def _same_weights(one: Op, other: Op) -> bool:
+    a, b = one.inputs[1], other.inputs[1]
+    if a is None or b is None or a.data is None or b.data is None:
+        return False
+    return np.array_equal(a.data, b.data)
+
+
+def _input_channels(kernel: Kernel) -> list[int]:
+    shape = [getattr(kernel.layer, name, None) for name in rebuilding.QUANTIZED_KERNELS.values()]
+    return [int(v.shape[-2]) for v in shape if v is not None]
+
+
+def op_rows(op: Op, channels: int) -> np.ndarray | None:
+    """The op's filter as (output channels, weights), bits as ±1; None if it has none."""
+    if op.name not in FLOAT_OPS and op.name != BINARY_CONV:
+        return None
+    filters = op.inputs[1]
+    if filters is None or filters.data is None:
+        return None
+    data = filters.data
+    if op.name == BINARY_CONV:
+        if data.shape[-1] != -(-channels // 32):
+            return None
+        data = unpack_bits(data, channels)
+    if op.name == "DEPTHWISE_CONV_2D":
+        return data.reshape(-1, data.shape[-1]).T.astype(np.float32)
+    return data.reshape(len(data), -1).astype(np.float32)
+
+
+def similarity(rows: np.ndarray, kernel: np.ndarray) -> float:
+    """Mean |cosine| of the two kernels' filters; 1 if equal up to one factor per output channel.
+
+    Also 1 if equal up to one factor per input, which is what a batch norm in front leaves behind.
+    """
+    return max(float(np.mean(_cosines(*pair))) for pair in ((rows, kernel), (rows.T, kernel.T)))
+
+
+def _cosines(rows: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(kernel, axis=1)
+    return np.abs(np.sum(rows * kernel, axis=1)) / np.maximum(norms, 1e-30)
+
+
+def _unlike(rows: np.ndarray, kernel: np.ndarray, least: float) -> np.ndarray:
+    alive = np.linalg.norm(rows, axis=1) > 0  # a batch norm with gamma 0 removes a filter
+    return alive & (_cosines(rows, kernel) < least)
+
+
+def wrong_weights(kernel: Kernel) -> str | None:
+    """What is wrong with the weights in the file, or None."""
+    for op in kernel.ops:
+        rows = op_rows(op, kernel.layer_channels)
+        if rows is None:
+            continue
+        if op.name == BINARY_CONV:
+            same = rows == np.sign(kernel.rows)
+            bits = np.minimum(np.sum(same, axis=1), np.sum(~same, axis=1))  # a filter may be turned
+            if np.any(bits):
+                where = ", ".join(map(str, np.flatnonzero(bits)[:8]))
+                total = int(np.sum(bits))
+                return f"{total} of {rows.size} weight bits differ (output channels {where})"
+        else:
+            precise = op.inputs[1] is not None and op.inputs[1].dtype.kind == "f"
+            least = 1 - 1e-5 if precise else 0.99
+            off = _unlike(rows, kernel.rows, least)
+            if np.any(off) and np.any(_unlike(rows.T, kernel.rows.T, least)):
+                where = ", ".join(map(str, np.flatnonzero(off)[:8]))
+                return f"weights of {int(np.sum(off))} output channels differ ({where})"
+    return None
+
+
+def why_float(kernel: Kernel) -> tuple[str, str]:
+    """(reason, fix) for a 1-bit kernel that the file does not compute with a binary op."""
+    layer = kernel.layer
+    kind = type(layer).__name__
+    quantizer = getattr(layer, "input_quantizer", None)
+    for applies, reason, fix in _reasons(kernel, layer, kind, quantizer):
+        if applies:
+            return reason, fix
+    return (
+        "the converter did not recognize it",
+        "compare the layer with one that converts; QuantConv2D with sign quantizers for input "
+        "and kernel, padding 'same' with pad_values=1.0 or 'valid', always does",
+    )
+
+
+def _reasons(
+    kernel: Kernel, layer: Layer, kind: str, quantizer: object
+) -> list[tuple[bool, str, str]]:
+    groups = getattr(layer, "groups", 1)
+    per_group = kernel.rows.shape[1] // max(int(np.prod(getattr(layer, "kernel_size", (1,)))), 1)
+    zeros = int(np.sum(np.all(kernel.rows == 0, axis=1)))
+    name = getattr(quantizer, "__name__", type(quantizer).__name__)
+    is_sign = isinstance(quantizer, SIGN_QUANTIZERS) or name in ("ste_sign", "approx_sign")
+    return [
+        (
+            quantizer is None,
+            "its inputs are float: LCE has no op for 1-bit weights with float inputs, so the "
+            "weights are stored as floats",
+            'input_quantizer="approx_sign"; a weight-only binary net saves nothing in LCE',
+        ),
+        (
+            kind == "QuantDense",
+            "LCE has no binary dense op",
+            'leave the rewrite "dense_to_conv" on in convert(), or use a 1x1 QuantConv2D',
+        ),
+        (
+            "Depthwise" in kind or (kernel.argument or "").startswith("depthwise"),
+            "LCE has no binary depthwise convolution",
+            "use a QuantConv2D with groups=1, or keep this layer float on purpose",
+        ),
+        (
+            kind not in ("QuantConv2D", "QuantConv1D"),
+            f"LCE has no binary op for {kind}",
+            "build it from QuantConv2D layers",
+        ),
+        (
+            not is_sign,
+            f"its input quantizer {name} does not give ±1 the way LCE recognizes it",
+            'input_quantizer="approx_sign" or "ste_sign"; in your own, use larq.math.sign',
+        ),
+        (
+            groups > 1 and per_group % 32 != 0,
+            f"grouped with {per_group} input channels per group; LCE needs a multiple of 32",
+            "choose filters and groups so that each group reads 32, 64, ... channels, or groups=1",
+        ),
+        (
+            zeros > 0,
+            f"the scale of {zeros} of {len(kernel.rows)} output channels is 0, and one such "
+            "channel sends the whole layer to float",
+            'leave the rewrite "split_scales" on in convert(), or keep scales away from 0',
+        ),
+        (
+            not kernel.is_sign,
+            "its kernel is not a sign times one factor per output channel",
+            'use a sign quantizer for the kernel, such as "hyperbolic" or "ste_sign"',
+        ),
+        (
+            getattr(layer, "data_format", "channels_last") == "channels_first",
+            "its channels come first",
+            'data_format="channels_last"',
+        ),
+    ]
+
+
+def op_counts(ops: list[Op]) -> Mapping[str, int]:
+    counts: dict[str, int] = {}
+    for op in ops:
+        counts[op.name] = counts.get(op.name, 0) + 1
+    return counts

@@ -1,0 +1,621 @@
+"""Conversion and its report: what is binary, what is not and why; a broken file is seen."""
+
+import json
+import re
+import subprocess
+import sys
+
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hbnn_larq
+from hbnn_larq.edge import Preprocessing, convert, metadata, predict, report
+from hbnn_larq.edge.flatbuffer import BINARY_CONV, TFLiteFile, pack_bits, unpack_bits
+from hbnn_larq.edge.rewrites import rewrite
+
+pytest.importorskip("larq_compute_engine")
+
+
+def conv(filters, quantizer, name=None, **kwargs):
+    kwargs = {"padding": "same", "pad_values": 1.0, "input_quantizer": "ste_sign", **kwargs}
+    return lq.layers.QuantConv2D(
+        filters, 3, use_bias=False, kernel_quantizer=quantizer, name=name, **kwargs
+    )
+
+
+def batch_norm(name=None):
+    return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
+
+
+def randomize(model, seed=0):
+    """Random weights everywhere: base points away from 0, batch norms away from the identity."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        noise = rng.normal(size=weight.shape)
+        if "variance" in weight.name:
+            noise = rng.uniform(0.5, 2.0, size=weight.shape)
+        weight.assign((0.4 * noise if noise.ndim > 1 else noise).astype(np.float32))
+    return model
+
+
+def net(*layers, shape=(8, 8, 32), name="net"):
+    return randomize(tf.keras.Sequential([tf.keras.Input(shape), *layers], name=name))
+
+
+def three_layers(quantizer="hyperbolic", name="three_layers"):
+    return net(
+        tf.keras.layers.Conv2D(32, 3, padding="same", use_bias=False, name="stem"),
+        batch_norm(),
+        conv(32, quantizer, "conv_1"),
+        batch_norm(),
+        conv(64, quantizer, "conv_2", strides=2),
+        batch_norm("bn_2"),
+        tf.keras.layers.GlobalAveragePooling2D(),
+        tf.keras.layers.Dense(10, name="head"),
+        name=name,
+    )
+
+
+def images(count=12, shape=(8, 8, 32), seed=1):
+    return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
+
+
+def op_names(tflite):
+    return [op.name for op in TFLiteFile(metadata.strip(tflite)).ops]
+
+
+@pytest.fixture(scope="module")
+def converted():
+    tf.keras.utils.set_random_seed(0)
+    model = three_layers()
+    return model, convert(model)
+
+
+# --- convert ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantizer", ["ste_sign", "hyperbolic", "hyperbolic_boundary", "epc"])
+def test_a_net_converts_to_binary_ops_and_the_report_is_clean(quantizer):
+    model = three_layers(quantizer)
+    tflite = convert(model)
+    assert op_names(tflite).count(BINARY_CONV) == 2
+    result = report(model, tflite, images())
+    assert result.ok, result.faults
+    assert result.binary_placed == result.binary_asked == 2
+    layers = {layer.layer: layer for layer in result.layers}
+    assert layers["conv_1"].writes == "bits" and layers["conv_2"].writes == "numbers"
+    assert {layers[name].batch_norm for name in ("stem", "conv_1", "conv_2")} == {"fused"}
+    assert {layer.weights for layer in result.layers} == {"equal"}
+    assert layers["conv_1"].packed_bytes == 32 * 9 * 4 <= layers["conv_1"].bytes
+    assert result.agreement.images == 12 and result.agreement.top1 > 0.8
+    np.testing.assert_allclose(predict(tflite, images()), model.predict(images()), atol=1e-3)
+
+
+def test_the_file_is_written_whole_and_equals_the_returned_bytes(tmp_path, converted):
+    model, expected = converted
+    path = tmp_path / "net.tflite"
+    assert convert(model, path) == path.read_bytes() == expected
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.tflite"]
+
+
+def test_converting_the_folded_model_gives_the_same_file(converted):
+    model, expected = converted
+    assert convert(hbnn_larq.fold(model)) == expected
+
+
+def test_trap_m7_a_mixed_precision_net_converts():
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = three_layers("ste_sign")
+        assert report(model, convert(model), images()).ok
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def test_several_inputs_and_outputs():
+    left, right = tf.keras.Input((6, 6, 32), name="left"), tf.keras.Input((6, 6, 32), name="right")
+    shared = conv(32, "hyperbolic", "shared")
+    a, b = shared(left), shared(right)
+    outputs = [tf.keras.layers.Add()([a, b]), conv(64, "hyperbolic", "own")(b)]
+    model = randomize(tf.keras.Model([left, right], outputs))
+    data = [images(5, (6, 6, 32)), images(5, (6, 6, 32), seed=2)]
+    tflite = convert(model)
+    assert op_names(tflite).count(BINARY_CONV) == 3
+    for got, expected in zip(predict(tflite, data), model.predict(data), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-3)
+    result = report(model, tflite, data)
+    assert result.ok, result.faults
+    assert [layer.layer for layer in result.layers] == ["shared", "own"]
+
+
+def test_convert_refuses_a_model_without_a_binary_layer(tmp_path):
+    model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(2)], name="floats")
+    with pytest.raises(ValueError, match=r"'floats' has no layer with a binary kernel.*TFLite"):
+        convert(model, tmp_path / "net.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_convert_refuses_a_path_it_cannot_write(tmp_path, converted):
+    model, _ = converted
+    with pytest.raises(FileNotFoundError, match=r"convert\(model, .*there is no folder.*Make it"):
+        convert(model, tmp_path / "missing" / "net.tflite")
+    with pytest.raises(IsADirectoryError, match=r"is a folder. Name a file in it"):
+        convert(model, tmp_path)
+
+
+def test_convert_refuses_open_input_sizes_and_subclassed_models():
+    flexible = net(conv(32, "ste_sign"), shape=(None, None, 32))
+    with pytest.raises(ValueError, match=r"has the open shape .*fixed\s+sizes"):
+        convert(flexible)
+
+    class Net(tf.keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match=r"convert\(model\): .*subclassed model"):
+        convert(Net())
+    with pytest.raises(TypeError, match=r"expected a tf.keras.Model, got str"):
+        convert("net.keras")
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 32), (1, 8, 8, 1), (8, 1, 1)])
+@pytest.mark.parametrize("with_batch_norm", [False, True])
+def test_a_spatial_factor_behind_a_binary_conv_is_refused(shape, with_batch_norm):
+    image = tf.keras.Input((8, 8, 32))
+    x = conv(32, "ste_sign", "scaled")(image)
+    x = batch_norm()(x) if with_batch_norm else x
+    factor = np.random.default_rng(0).uniform(0.5, 2, shape).astype(np.float32)
+    with pytest.raises(ValueError, match=r"'.*scaled' is multiplied by a constant of shape"):
+        convert(tf.keras.Model(image, x * factor))
+
+
+def test_the_way_round_a_spatial_factor_works_and_a_channel_factor_is_free():
+    image = tf.keras.Input((8, 8, 32))
+    rng = np.random.default_rng(0)
+    spatial, channel = rng.uniform(0.5, 2, (8, 8, 1)), rng.uniform(0.5, 2, 32)
+    x = conv(32, "ste_sign")(image) * channel.astype(np.float32)
+    x = tf.keras.layers.MaxPool2D(1)(x) * spatial.astype(np.float32)
+    model = randomize(tf.keras.Model(image, x))
+    assert report(model, convert(model), images()).ok
+
+
+def test_a_crash_of_the_converter_is_an_error_message(monkeypatch, tmp_path, converted):
+    script = tmp_path / "child.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr("hbnn_larq.edge.conversion.CHILD", script)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(RuntimeError, match=r"converter crashed \(SIGSEGV\); this process is unh"):
+        convert(converted[0], out / "net.tflite")
+    assert not list(out.iterdir())
+
+
+def test_importing_edge_loads_no_lce():
+    code = (
+        "import sys, hbnn_larq.edge; print([m for m in sys.modules if 'larq_compute_engine' in m])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_lce_itself_can_be_imported_after_us(converted):
+    predict(converted[1], images(1))
+    from larq_compute_engine.tflite.python.interpreter import Interpreter
+
+    data = images(2)
+    np.testing.assert_array_equal(
+        Interpreter(converted[1]).predict(data), predict(converted[1], data)
+    )
+
+
+# --- predict ------------------------------------------------------------------------------------
+
+
+def test_predict_names_what_is_wrong(tmp_path, converted):
+    _, tflite = converted
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing.tflite"):
+        predict(tmp_path / "nothing.tflite", images())
+    (tmp_path / "text.tflite").write_text("not a model")
+    with pytest.raises(ValueError, match=r"this is not a .tflite file"):
+        predict(tmp_path / "text.tflite", images())
+    with pytest.raises(ValueError, match=r"takes images of shape \(n, 8, 8, 32\).*got \(2, 9, 9"):
+        predict(tflite, np.zeros((2, 9, 9, 32)))
+    with pytest.raises(ValueError, match=r"the file has 1 inputs, got 2 arrays"):
+        predict(tflite, [images(), images()])
+    with pytest.raises(ValueError, match=r"n at least 1, got \(0, 8, 8, 32\)"):
+        predict(tflite, images(0))
+    with pytest.raises(ValueError, match=r"threads must be a whole number of at least 1, got 0"):
+        predict(tflite, images(), threads=0)
+    with pytest.raises(TypeError, match=r"tflite must be the bytes .* got int"):
+        predict(3, images())
+
+
+def test_threads_do_not_change_the_result(converted):
+    _, tflite = converted
+    np.testing.assert_array_equal(predict(tflite, images(3)), predict(tflite, images(3), threads=2))
+
+
+# --- the op-placement table ---------------------------------------------------------------------
+
+KWARGS = {"input_quantizer": "ste_sign", "use_bias": False}
+
+
+def flat(*layers):
+    return [tf.keras.layers.Flatten(), *layers]
+
+
+# row of the table: layers, ops that must be there, binary?, bytes it may take, reason and fix
+PLACEMENT = {
+    "conv, same-one pad": (
+        lambda q: [conv(32, q), batch_norm()],
+        ["LceQuantize", "LceBconv2d"],
+        (0, 9_000),
+        None,
+    ),
+    "conv, same-zero pad": (
+        lambda q: [conv(32, q, pad_values=0.0), batch_norm()],
+        ["LceQuantize", "LceBconv2d"],
+        (0, 9_000),
+        None,
+    ),
+    "conv, weights only binary": (
+        lambda q: [conv(32, q, input_quantizer=None, pad_values=0.0), batch_norm()],
+        ["CONV_2D"],
+        (36_864, 50_000),
+        r"1-bit weights, computed by CONV_2D in float: its inputs are float.*approx_sign",
+    ),
+    "depthwise": (
+        lambda q: [
+            lq.layers.QuantDepthwiseConv2D(
+                3, padding="same", pad_values=1.0, depthwise_quantizer=q, **KWARGS
+            ),
+            batch_norm(),
+        ],
+        ["LceQuantize", "LceDequantize", "PADV2", "DEPTHWISE_CONV_2D"],
+        (1_152, 10_000),
+        r"DEPTHWISE_CONV_2D in float: LCE has no binary depthwise convolution.*groups=1",
+    ),
+    "groups=2": (
+        lambda q: [conv(32, q, groups=2), batch_norm()],
+        ["LceQuantize", "LceDequantize", "PADV2", "CONV_2D"],
+        (18_432, 30_000),
+        r"CONV_2D in float: grouped with 16 input channels per group.*multiple of 32.*groups=1",
+    ),
+    "QuantDense 64": (
+        lambda q: flat(lq.layers.QuantDense(64, kernel_quantizer=q, **KWARGS)),
+        ["RESHAPE", "LceQuantize", "LceDequantize", "FULLY_CONNECTED"],
+        (524_288, 540_000),
+        r"FULLY_CONNECTED in float: LCE has no binary dense op.*dense_to_conv",
+    ),
+    "same as 1x1 conv": (
+        lambda q: [
+            tf.keras.layers.Reshape((1, 1, 2048)),
+            lq.layers.QuantConv2D(64, 1, kernel_quantizer=q, **KWARGS),
+        ],
+        ["RESHAPE", "LceQuantize", "LceBconv2d"],
+        (16_384, 20_000),
+        None,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*Invalid binary grouped convolution")
+@pytest.mark.parametrize("quantizer", ["ste_sign", "hyperbolic"])
+@pytest.mark.parametrize("row", PLACEMENT)
+def test_op_placement_table(row, quantizer):
+    layers, ops, (least, most), fault = PLACEMENT[row]
+    model = net(*layers(quantizer))
+    tflite = convert(model, rewrites=())
+    assert op_names(tflite) == ops
+    assert least <= len(tflite) <= most
+    result = report(model, tflite, images(4))
+    assert result.layers[0].op == ops[-1], "the layer was matched to another op"
+    if fault is None:
+        assert result.ok, result.faults
+    else:
+        assert not result.ok
+        assert len(result.faults) == 1, result.faults
+
+        assert re.search(fault, result.faults[0]), result.faults
+    assert result.agreement.max_difference < 1e-2
+
+
+@pytest.mark.filterwarnings("error:.*the LCE converter says")
+def test_the_converters_own_complaint_becomes_a_warning():
+    with pytest.raises(UserWarning, match=r"Invalid binary grouped convolution.*goes on with a f"):
+        convert(net(conv(32, "ste_sign", groups=2)))
+
+
+@pytest.mark.parametrize(
+    "layer, reason",
+    [
+        (
+            lambda: conv(32, "ste_sign", input_quantizer="ste_heaviside", pad_values=0.0),
+            r"its input quantizer SteHeaviside does not give ±1",
+        ),
+        (
+            lambda: lq.layers.QuantConv2DTranspose(32, 3, kernel_quantizer="ste_sign", **KWARGS),
+            r"LCE has no binary op for QuantConv2DTranspose",
+        ),
+        (
+            lambda: lq.layers.QuantSeparableConv2D(
+                32, 3, depthwise_quantizer="ste_sign", pointwise_quantizer="ste_sign", **KWARGS
+            ),
+            r"no binary depthwise",
+        ),
+    ],
+)
+def test_other_reasons_for_float(layer, reason):
+
+    model = net(layer())
+    result = report(model, convert(model), images(2))
+    assert any(re.search(reason, fault) for fault in result.faults), result.faults
+    assert not result.ok
+
+
+# --- mutations: a broken file must not pass -----------------------------------------------------
+
+
+def mutate(tflite, change):
+    file = TFLiteFile(metadata.strip(tflite))
+    change(file)
+    return file.to_bytes()
+
+
+def set_constant(file, tensor, value):
+    buffer = file.graph.tensors[tensor.index].buffer
+    file.model.buffers[buffer].data = np.frombuffer(value.tobytes(), np.uint8)
+
+
+def binary_ops(file):
+    return [op for op in file.ops if op.name == BINARY_CONV]
+
+
+def flip_one_bit(file):
+    filters = binary_ops(file)[0].inputs[1]
+    signs = unpack_bits(filters.data, 32).copy()
+    signs[5, 1, 2, 7] *= -1
+    set_constant(file, filters, pack_bits(signs))
+
+
+def swap_two_output_channels(file):
+    filters = binary_ops(file)[1].inputs[1]
+    set_constant(file, filters, filters.data[[1, 0, *range(2, 64)]])
+
+
+def swap_two_input_channels(file):
+    filters = binary_ops(file)[1].inputs[1]
+    signs = unpack_bits(filters.data, 32)[..., [1, 0, *range(2, 32)]]
+    set_constant(file, filters, pack_bits(signs))
+
+
+def turn_one_filter(file):
+    filters = binary_ops(file)[1].inputs[1]
+    signs = unpack_bits(filters.data, 32).copy()
+    signs[3] *= -1
+    set_constant(file, filters, pack_bits(signs))
+
+
+def drop_the_last_batch_norm(file):
+    _, _, multiplier, bias, _ = binary_ops(file)[1].inputs
+    set_constant(file, multiplier, np.ones_like(multiplier.data))
+    set_constant(file, bias, np.zeros_like(bias.data))
+
+
+def drop_the_batch_norm_inside_a_threshold(file):
+    threshold = binary_ops(file)[0].inputs[4]
+    middle = 32 * 9 // 2  # what a convolution of 288 bits compares with when no batch norm follows
+    set_constant(file, threshold, np.full_like(threshold.data, middle))
+
+
+def swap_two_multipliers(file):
+    multiplier = binary_ops(file)[1].inputs[2]
+    set_constant(file, multiplier, multiplier.data[[1, 0, *range(2, 64)]])
+
+
+def change_one_threshold(file):
+    threshold = binary_ops(file)[0].inputs[4]
+    set_constant(file, threshold, threshold.data + np.eye(1, 32, 4, dtype="<i4")[0] * 6)
+
+
+def change_the_head(file):
+    head = next(op for op in file.ops if op.name == "FULLY_CONNECTED").inputs[1]
+    set_constant(file, head, head.data * np.where(np.eye(10, 64) > 0, 1.5, 1).astype("<f4"))
+
+
+def change_the_head_bias(file):
+    bias = next(op for op in file.ops if op.name == "FULLY_CONNECTED").inputs[2]
+    set_constant(file, bias, bias.data + np.float32(0.1))
+
+
+MUTATIONS = {
+    flip_one_bit: r"conv_1: 1 of 9216 weight bits differ \(output channels 5\)",
+    swap_two_output_channels: r"conv_2: \d+ of 18432 weight bits differ \(output channels 0, 1\)",
+    swap_two_input_channels: r"conv_2: \d+ of 18432 weight bits differ",
+    turn_one_filter: r"logits differ from Keras by up to",
+    drop_the_last_batch_norm: r"logits differ from Keras by up to",
+    drop_the_batch_norm_inside_a_threshold: r"conv_2: \d+ of \d+ input signs differ from Keras",
+    swap_two_multipliers: r"logits differ from Keras by up to",
+    change_one_threshold: r"conv_2: \d+ of \d+ input signs differ from Keras",
+    change_the_head: r"head: weights of \d+ output channels differ",
+    change_the_head_bias: r"logits differ from Keras by up to",
+}
+
+
+def test_an_unmutated_rewrite_of_the_file_passes(converted):
+    model, tflite = converted
+    again = mutate(tflite, lambda file: None)
+    result = report(model, again, images())
+    assert result.ok, result.faults
+    np.testing.assert_array_equal(predict(again, images(3)), predict(tflite, images(3)))
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.__name__)
+def test_a_mutated_file_does_not_pass(converted, mutation):
+
+    model, tflite = converted
+    result = report(model, mutate(tflite, mutation), images(24))
+    assert not result.ok
+    text = " | ".join(result.faults)
+    assert re.search(MUTATIONS[mutation], text), text
+
+
+def test_a_file_of_other_weights_does_not_pass(converted):
+    _, tflite = converted
+    result = report(randomize(three_layers(), seed=9), tflite, images())
+    assert not result.ok
+    assert any("no op of the file carries its weights" in fault for fault in result.faults)
+
+
+def test_a_sign_turned_by_rounding_is_no_fault():
+    """Activations one rounding error around zero: signs differ, the report explains them."""
+    model = net(conv(32, "ste_sign", "conv_1"), batch_norm("bn"), conv(32, "ste_sign", "conv_2"))
+    # Batch norm sends a sum that occurs in every channel to exactly 0, then is moved by less than
+    # rounding does: whoever adds in another order gets other signs there.
+    rng = np.random.default_rng(0)
+    gamma, _, mean, variance = model.get_layer("bn").get_weights()
+    occurring = np.asarray(model.layers[0](images()))[0, 0, 0]
+    beta = -gamma * (occurring - mean) / np.sqrt(variance + 1e-5)
+    model.get_layer("bn").set_weights([gamma, beta, mean, variance])
+    tflite = convert(model)
+    nudge = 1e-6 * rng.normal(size=32) * np.abs(gamma)
+    model.get_layer("bn").set_weights([gamma, beta + nudge, mean, variance])
+    result = report(model, tflite, images())
+    row = result.layers[1]
+    assert row.signs_differ > 0, "the test does not test what it says"
+    assert result.ok, result.faults
+
+
+def test_without_images_a_file_is_not_called_right(converted):
+    result = report(*converted)
+    assert not result.ok and result.agreement is None
+    assert result.faults == ("no images were given, so the file was not compared with Keras",)
+
+
+def test_the_report_leaves_the_model_as_it_was(converted):
+    model, tflite = converted
+    before = model.predict(images())
+    report(model, tflite, images())
+    np.testing.assert_array_equal(model.predict(images()), before)
+
+
+def test_json_and_markdown(converted):
+    result = report(*converted, images())
+    content = json.loads(result.to_json())
+    assert content["ok"] is True and content["ops"][BINARY_CONV] == 2
+    assert content["layers"][1]["layer"] == "conv_1" and content["agreement"]["images"] == 12
+    text = result.to_markdown()
+    assert text.startswith("# three_layers: OK\n")
+    assert "2 of 2 1-bit kernels are binary in the file." in text
+    assert "| conv_1 (QuantConv2D) | 1-bit | LceBconv2d |" in text
+
+
+# --- rewrites -----------------------------------------------------------------------------------
+
+
+def scaled_with_a_dead_channel(x):
+    scale = tf.constant([0.0] + [0.5] * 31)
+    return lq.math.sign(x) * scale
+
+
+scaled_with_a_dead_channel.precision = 1
+
+REWRITE_CASES = {
+    "dense_to_conv": lambda: flat(
+        lq.layers.QuantDense(
+            64, kernel_quantizer="hyperbolic", input_quantizer="ste_sign", activation="relu"
+        )
+    ),
+    "drop_activations": lambda: [
+        conv(32, "hyperbolic"),
+        batch_norm(),
+        tf.keras.layers.Activation("hard_tanh"),
+        tf.keras.layers.MaxPool2D(2),
+        tf.keras.layers.Rescaling(3.0),
+        conv(32, "hyperbolic"),
+    ],
+    "split_scales": lambda: [conv(32, scaled_with_a_dead_channel), batch_norm()],
+}
+
+
+@pytest.mark.parametrize("name", REWRITE_CASES)
+def test_a_rewrite_makes_the_file_smaller_and_keeps_the_logits(name):
+    model = net(*REWRITE_CASES[name]())
+    plain, smaller = convert(model, rewrites=()), convert(model, rewrites=[name])
+    assert len(metadata.strip(smaller)) < len(metadata.strip(plain))
+    np.testing.assert_allclose(
+        predict(smaller, images()), predict(plain, images()), rtol=1e-5, atol=1e-4
+    )
+    result = report(model, smaller, images())
+    assert result.ok, result.faults
+    assert result.rewrites and {change["name"] for change in result.rewrites} == {name}
+    assert f"({name})" in result.to_markdown()
+    others = [other for other in REWRITE_CASES if other != name]
+    assert metadata.strip(convert(model, rewrites=others)) == metadata.strip(plain)
+
+
+def test_dense_to_conv_is_exact_to_the_last_bit():
+    model = net(*REWRITE_CASES["dense_to_conv"]())
+    folded = hbnn_larq.fold(model)
+    rewritten, _ = rewrite(folded, ["dense_to_conv"], call="test")
+    np.testing.assert_array_equal(rewritten(images()), folded(images()))
+
+
+def test_drop_activations_keeps_what_something_else_sees():
+    image = tf.keras.Input((8, 8, 32))
+    x = tf.keras.layers.Activation("hard_tanh", name="seen")(batch_norm()(image))
+    model = randomize(tf.keras.Model(image, tf.keras.layers.Add()([x, conv(32, "ste_sign")(x)])))
+    tflite = convert(model)
+    assert metadata.read(tflite).rewrites == ()
+    last = net(conv(32, "ste_sign"), tf.keras.layers.Activation("tanh"))
+    assert metadata.read(convert(last)).rewrites == ()
+
+
+def test_an_unknown_rewrite_is_refused(converted):
+    with pytest.raises(ValueError, match=r"no rewrite 'dens'. There are 'dense_to_conv', 'drop_"):
+        convert(converted[0], rewrites=["dens"])
+
+
+# --- metadata -----------------------------------------------------------------------------------
+
+
+def test_preprocessing_and_labels_travel_in_the_file(tmp_path, converted):
+    model, plain = converted
+    how = Preprocessing(scale=1 / 255, mean=(0.5,) * 32, std=(0.25,) * 32)
+    labels = [f"class {i}" for i in range(10)]
+    tflite = convert(model, tmp_path / "net.tflite", preprocessing=how, labels=labels)
+    found = metadata.read((tmp_path / "net.tflite").read_bytes())
+    assert found.preprocessing == how and found.labels == tuple(labels)
+    assert found.made_by.startswith("hbnn_larq ")
+    assert metadata.strip(tflite) == metadata.strip(plain), "the network itself does not change"
+    np.testing.assert_array_equal(predict(tflite, images()), predict(plain, images()))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 32), np.uint8)
+    np.testing.assert_allclose(found.preprocessing(pixels), (pixels / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+def test_metadata_names_what_is_wrong(converted):
+    with pytest.raises(ValueError, match=r"got 2 labels for 10 outputs"):
+        convert(converted[0], labels=["a", "b"])
+    with pytest.raises(ValueError, match=r"scale and std not 0"):
+        Preprocessing(std=0.0)
+
+
+# --- bits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 31, 32, 33, 64])
+def test_pack_and_unpack_are_inverse(rng, channels):
+    signs = rng.choice([-1, 1], (3, 2, channels)).astype(np.int8)
+    words = pack_bits(signs)
+    assert words.shape == (3, 2, -(-channels // 32)) and words.dtype == np.int32
+    np.testing.assert_array_equal(unpack_bits(words, channels), signs)
+
+
+def test_the_bit_order_is_lces(converted):
+    model, tflite = converted
+    op = binary_ops(TFLiteFile(metadata.strip(tflite)))[1]
+    bits = unpack_bits(op.inputs[1].data, 32)
+    expected = hbnn_larq.binary_weights(model)["conv_2"].transpose(3, 0, 1, 2)
+    np.testing.assert_array_equal(bits, expected)
