@@ -143,14 +143,22 @@ def test_padding_and_constants(name):
             assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
 
 
+def test_binary_activations_are_clipped(rng):
+    model = zoo.ResNet18(**BINARY, **small("ResNet18"))
+    layer = model.get_layer("s1b1c1_act")
+    values = rng.normal(size=(2, 4, 4, 4)).astype("float32") * 2
+    np.testing.assert_array_equal(layer(values, -1.0, 1.0), np.clip(values, -1, 1))
+    assert layer.inbound_nodes[0].call_args[1:] == (-1.0, 1.0)
+
+
 def test_relu_and_zero_padding_where_activations_are_real():
     for kernel_quantizer in ("ste_sign", None):
         model = zoo.ResNet18(
             kernel_quantizer=kernel_quantizer, input_quantizer=None, **small("ResNet18")
         )
         assert {layer.pad_values for layer in binary_convolutions(model)} == {0.0}
-        activations = [x for x in model.layers if isinstance(x, tf.keras.layers.Activation)]
-        assert {layer.activation.__name__ for layer in activations} == {"relu"}
+        activations = [layer for layer in model.layers if layer.name.endswith("_act")]
+        assert {type(layer) for layer in activations} == {tf.keras.layers.ReLU}
 
 
 @pytest.mark.parametrize("name", ["VGGSmall", "ResNet18", "ResNet20", "BiRealNet18"])

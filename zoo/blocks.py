@@ -20,6 +20,7 @@ from typing import Any
 
 import larq as lq
 import tensorflow as tf
+from keras.src.layers.core import TFOpLambda
 
 QuantizerLike = Any  # None, an alias, a config, a quantizer, or something that makes quantizers
 
@@ -163,8 +164,12 @@ class Blocks:
 
     def activation(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
         """Clips to [-1, 1] before a sign, or rectifies where activations stay real."""
-        function = "hard_tanh" if self.binary_activations else "relu"
-        return tf.keras.layers.Activation(function, name=name)(x)
+        if not self.binary_activations:
+            return tf.keras.layers.ReLU(name=name)(x)
+        # Larq's Activation("hard_tanh") is the same function, but Keras 2.15 writes it into a
+        # whole-model .h5 in a form that it cannot read back. This is the layer that Keras itself
+        # makes of tf.clip_by_value(x, -1.0, 1.0), with a name of its own.
+        return TFOpLambda(tf.clip_by_value, name=name)(x, -1.0, 1.0)
 
     def zero_channels(self, x: tf.Tensor, filters: int, *, name: str) -> tf.Tensor:
         """Pads with channels of zeros, half of them in front, up to `filters` channels."""

@@ -4,12 +4,16 @@ The models are zookeeper factories, as in larq-zoo, so each one can stand as the
 of an experiment; the keyword-only functions beside them are the usual way in.
 """
 
+import functools
 import numbers
+import pathlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import tensorflow as tf
+from hbnn_larq.zoo import weight_files
 from hbnn_larq.zoo.blocks import Blocks, quantizer_maker
+from hbnn_larq.zoo.pretrained import Pretrained, bar, fetch, find
 from zookeeper import ComponentField, Field
 
 
@@ -39,10 +43,47 @@ class ZooFactory:
     input_quantizer: Any = Field("approx_sign")
     width: Any = Field(None)
 
+    @functools.cached_property
+    def pretrained(self) -> Pretrained | None:
+        """The registry's row, where `weights` is the name of one."""
+        if self.weights is None or weight_files.is_path(self.weights):
+            return None
+        return find(self.name, self.weights).published()
+
+    @functools.cached_property
+    def trained(self) -> dict[str, Any]:
+        """The arguments that the weights were trained with, as far as the weights tell."""
+        if self.pretrained is not None:
+            return self.pretrained.architecture
+        if self.weights is None or pathlib.Path(self.weights).suffix != ".npz":
+            return {}
+        header = weight_files.describe(self.weights)
+        if header["model"] != self.name:
+            raise ValueError(
+                f"{self.name}(weights={str(self.weights)!r}): the file holds a {header['model']}."
+            )
+        return header["architecture"]
+
     def choice(self, argument: str) -> Any:
         """What the user chose for `argument`, or what the model has where nobody chose."""
         given = getattr(self, argument)
-        return self.defaults[argument] if given is None else given
+        trained = self.trained.get(argument)
+        if isinstance(trained, list):
+            trained = tuple(trained)
+        if given is None:
+            return self.default(argument) if trained is None else trained
+        free = argument == "input_shape" or (argument == "num_classes" and not self.include_top)
+        if trained is not None and given != trained and not free:
+            raise ValueError(
+                f"{self.name}(weights={str(self.weights)!r}, {argument}={given!r}): these weights "
+                f"were trained with {argument}={trained!r}. Leave {argument} out, or pass "
+                "weights=None."
+            )
+        return given
+
+    def default(self, argument: str) -> Any:
+        """What the model has where neither the user nor the weights say."""
+        return self.defaults[argument]
 
     def one_of(self, argument: str, *options: str) -> str:
         """The `choice` among named options."""
@@ -106,6 +147,13 @@ class ZooFactory:
                 f"{self.name}(input_shape={tuple(shape)}): the number of channels, the last "
                 "entry, must be a whole number above 0."
             )
+        fits = tuple(self.trained.get("input_shape", shape))
+        if channels != fits[-1] or (self.include_top and tuple(shape) != fits):
+            raise ValueError(
+                f"{self.name}(weights={str(self.weights)!r}, input_shape={tuple(shape)}): these "
+                f"weights were trained with input_shape={fits}"
+                + ("; include_top=False takes other sizes." if channels == fits[-1] else ".")
+            )
         for size in (height, width):
             if size is None:
                 continue
@@ -130,6 +178,8 @@ class ZooFactory:
         if self.input_tensor is not None:
             image = tf.keras.utils.get_source_inputs(image)
         model = tf.keras.Model(inputs=image, outputs=output, name=self.name)
-        if self.weights is not None:
-            model.load_weights(self.weights)
+        if self.pretrained is not None:
+            weight_files.load_weights(model, fetch(self.pretrained, progress=bar(self.weights)))
+        elif self.weights is not None:
+            weight_files.load_weights(model, self.weights)
         return model

@@ -68,7 +68,7 @@ class ResNetFactory(ZooFactory):
                     f"{self.name}(stem={self.stem!r}): stem is one of 'cifar', 'imagenet'."
                 )
             return self.stem
-        if self.input_tensor is None and self.input_shape is None:
+        if self.input_tensor is None and self.input_shape is None and not self.trained:
             return self.stem_when_open
         shape = self.image_shape()
         if None in shape:
@@ -78,10 +78,7 @@ class ResNetFactory(ZooFactory):
             )
         return "cifar" if max(shape[:2]) <= CIFAR_SIZE else "imagenet"
 
-    def choice(self, argument: str) -> Any:
-        given = getattr(self, argument)
-        if given is not None:
-            return given
+    def default(self, argument: str) -> Any:
         if argument == "gamma_init" and self.input_quantizer is None:
             return 1.0  # real activations would vanish at 1e-8, signs do not
         stem = self.stem_kind()

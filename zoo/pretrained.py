@@ -1,0 +1,255 @@
+"""Which pretrained weights there are, and where a file of them is on this machine.
+
+The registry is a JSON file beside the weights that ship with the package. Each row names a model,
+the weights ("digits", "cifar10", ...), the architecture they fit and the command that trains
+them; a row whose weights exist has a file name and its SHA-256 as well. A base address (a folder or
+URL) holds further files, and may hold a registry of its own for what the package does not have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hbnn_larq.zoo.download import Progress, download, sha256_of
+
+__all__ = ["Pretrained", "fetch", "find", "list_pretrained"]
+
+PACKAGED = Path(__file__).with_name("weights")
+REGISTRY = "registry.json"
+BASE_VARIABLE = "HBNN_LARQ_WEIGHTS"
+CACHE_VARIABLE = "HBNN_LARQ_CACHE"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One row of the registry.
+
+    # Attributes
+        model: name of the function in `hbnn_larq.zoo`.
+        weights: name to pass as `weights=`.
+        architecture: the arguments of the model that the weights fit.
+        train: the command that trains them.
+        file: name of the file, or `None` while nobody has trained and published them.
+        sha256: its hash.
+        bytes: its size.
+        metrics: what was measured, such as `{"test_top1": 97.8}` in percent.
+    """
+
+    model: str
+    weights: str
+    architecture: dict[str, Any]
+    train: str
+    file: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def card(self) -> str | None:
+        """Name of the model card beside the file."""
+        return None if self.file is None else f"{Path(self.file).stem}.card.json"
+
+    def published(self) -> Pretrained:
+        """The row itself.
+
+        # Raises
+            ValueError: nobody has trained and published these weights yet.
+        """
+        if self.file is None or self.sha256 is None:
+            raise ValueError(
+                f"{self.model}(weights={self.weights!r}): these weights have not been trained and "
+                f"published yet. Train them with `{self.train}`, and pass the path of the run's "
+                "model.keras, or publish it (`hbnn zoo publish --help`)."
+            )
+        return self
+
+
+def list_pretrained(base: str | os.PathLike[str] | None = None) -> list[Pretrained]:
+    """All rows of the registry, those without weights yet among them (`file` is `None`).
+
+    # Arguments
+        base: folder or URL with further weights; by default the environment variable
+            `HBNN_LARQ_WEIGHTS`, where it is set.
+
+    # Returns
+        A list of `Pretrained`.
+
+    !!! example
+        ```python
+        [row.weights for row in list_pretrained() if row.file]   # ["digits"]
+        ```
+    """
+    rows = {(row.model, row.weights): row for row in read_registry(PACKAGED / REGISTRY)}
+    for row in _rows_of_base(base):
+        if row.file and not rows.get((row.model, row.weights), row).file:
+            rows[row.model, row.weights] = row
+        rows.setdefault((row.model, row.weights), row)
+    return list(rows.values())
+
+
+def find(model: str, weights: str, base: str | os.PathLike[str] | None = None) -> Pretrained:
+    """The row of some pretrained weights.
+
+    # Raises
+        ValueError: there is no such row; what there is, is named.
+    """
+    packaged = {(r.model, r.weights): r for r in read_registry(PACKAGED / REGISTRY)}
+    row = packaged.get((model, weights))
+    if row is None or row.file is None:  # only then is it worth asking elsewhere
+        row = {(r.model, r.weights): r for r in list_pretrained(base)}.get((model, weights))
+    if row is None:
+        names = [repr(r.weights) for r in packaged.values() if r.model == model]
+        others = [r.model for r in packaged.values() if r.weights == weights]
+        known = f"{model} knows {', '.join(names)}" if names else f"{model} has no pretrained ones"
+        elsewhere = f"; {weights!r} is for {', '.join(others)}" if others else ""
+        raise ValueError(
+            f"{model}(weights={weights!r}): The `weights` argument should be either `None` (random "
+            "initialization), the name of pretrained weights, or the path to the weights file to "
+            f"be loaded. {known}{elsewhere}."
+        )
+    return row
+
+
+def fetch(
+    row: Pretrained,
+    *,
+    base: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The file of some pretrained weights on this machine, downloaded at the first call.
+
+    Looked for in the package, in a base folder, in the cache, and at the base URL, in this order;
+    its hash is checked each time.
+
+    # Arguments
+        row: from `find` or `list_pretrained`.
+        base: folder or URL that holds the files; by default the environment variable
+            `HBNN_LARQ_WEIGHTS`.
+        cache: folder for downloads; by default the environment variable `HBNN_LARQ_CACHE`, else
+            `~/.keras/hbnn_larq`.
+        progress: called with the bytes so far and in all.
+
+    # Returns
+        The path of the file.
+
+    # Raises
+        ValueError: nobody has trained these weights yet, the file has another hash, or no base is
+            known.
+        ConnectionError, FileNotFoundError: the download failed.
+    """
+    file, sha256 = row.published().file, row.sha256
+    assert file and sha256
+    base = _base(base)
+    folders = [PACKAGED] if base is None or _is_url(base) else [PACKAGED, Path(base)]
+    for folder in folders:
+        if (folder / file).exists():
+            return _checked(folder / file, sha256)
+    cached = _cache(cache) / file
+    if cached.exists():
+        if sha256_of(cached) == sha256:
+            return cached
+        cached.unlink()  # damaged since it was checked
+    if base is None:
+        raise ValueError(
+            f"{row.model}(weights={row.weights!r}): the file {file} is not part of the "
+            f"package. Set the environment variable {BASE_VARIABLE} to a folder or URL that has "
+            "it."
+        )
+    if not _is_url(base):
+        raise FileNotFoundError(
+            f"{row.model}(weights={row.weights!r}): there is no {file} in {base} ({BASE_VARIABLE})."
+        )
+    return download(_join(base, file), cached, sha256=sha256, progress=progress)
+
+
+def read_registry(path: Path) -> list[Pretrained]:
+    """The rows of a registry file.
+
+    # Raises
+        ValueError: the file is no registry.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["weights"]
+        known = {f.name for f in dataclasses.fields(Pretrained)}
+        return [Pretrained(**{k: v for k, v in row.items() if k in known}) for row in rows]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is no registry of weights ({error!r}).") from error
+
+
+def write_registry(path: Path, rows: Iterable[Pretrained]) -> None:
+    """Writes a registry file, complete or not at all."""
+    text = json.dumps({"weights": [dataclasses.asdict(row) for row in rows]}, indent=2)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def bar(name: str) -> Progress:
+    """Progress on standard error, one line that is drawn anew."""
+
+    def show(have: int, total: int | None) -> None:
+        share = f"{have / total:4.0%} of {total / 1e6:.1f} MB" if total else f"{have / 1e6:.1f} MB"
+        print(f"\r{name}  {share}", end="\n" if have == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _rows_of_base(base: str | os.PathLike[str] | None) -> list[Pretrained]:
+    base = _base(base)
+    if base is None:
+        return []
+    if not _is_url(base):
+        path = Path(base) / REGISTRY
+        return read_registry(path) if path.exists() else []
+    kept = _cache(None) / f"registry-{hashlib.sha256(base.encode()).hexdigest()[:12]}.json"
+    fresh = kept.with_suffix(".new")
+    try:
+        fresh.unlink(missing_ok=True)
+        download(_join(base, REGISTRY), fresh, timeout=10, attempts=1)
+        fresh.replace(kept)
+    except FileNotFoundError:
+        return []  # a mirror of files only
+    except ConnectionError:
+        if not kept.exists():
+            raise
+    return read_registry(kept)
+
+
+def _base(base: str | os.PathLike[str] | None) -> str | None:
+    chosen = os.environ.get(BASE_VARIABLE) if base is None else os.fspath(base)
+    return chosen or None
+
+
+def _cache(cache: str | os.PathLike[str] | None) -> Path:
+    chosen = cache or os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    keras = os.environ.get("KERAS_HOME")
+    return (Path(keras) if keras else Path.home() / ".keras") / "hbnn_larq"
+
+
+def _is_url(base: str) -> bool:
+    return base.startswith(("http://", "https://"))
+
+
+def _join(base: str, name: str) -> str:
+    return f"{base.rstrip('/')}/{name}"
+
+
+def _checked(path: Path, sha256: str) -> Path:
+    got = sha256_of(path)
+    if got != sha256:
+        raise ValueError(
+            f"{path} is not the file it should be: expected sha256 {sha256}, got {got}. Restore "
+            "it, or remove it to have it fetched again."
+        )
+    return path

@@ -1,0 +1,167 @@
+"""From a finished run to a published file, its card, and a row of the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import hbnn_larq.zoo
+import numpy as np
+import tensorflow as tf
+from hbnn_larq.zoo import weight_files
+from hbnn_larq.zoo.pretrained import REGISTRY, Pretrained, read_registry, write_registry
+
+from hbnn_larq import rebuilding
+
+__all__ = ["publish"]
+
+NEEDED = ("model.keras", "recipe.json", "results.json")
+
+
+def publish(
+    workdir: str | Path,
+    folder: str | Path,
+    *,
+    weights: str | None = None,
+    command: str | None = None,
+    licence: str = "Apache-2.0",
+) -> tuple[Pretrained, dict[str, Any]]:
+    """Makes pretrained weights of a run: file, model card and registry row in `folder`.
+
+    The file holds the deployed network (see `hbnn_larq.zoo.weight_files`). Before anything is
+    written for good, the file is loaded into a fresh model of the zoo, whose logits must equal
+    those of the trained one. Point `HBNN_LARQ_WEIGHTS` at the folder, or at the URL it is
+    uploaded to, and `weights=` finds it.
+
+    # Arguments
+        workdir: folder of a run that `hbnn train` finished.
+        folder: where to write; its registry is made or extended.
+        weights: name of the weights; the data set's by default.
+        command: the command that trains them again; by default made from the recipe's name.
+        licence: of the weights.
+
+    # Returns
+        The row, and the card.
+
+    # Raises
+        FileNotFoundError: the run is not finished.
+        ValueError: the model is none of the zoo's, or its weights are not signs.
+    """
+    workdir, folder = Path(workdir), Path(folder)
+    for name in NEEDED:
+        if not (workdir / name).exists():
+            raise FileNotFoundError(
+                f"publish({str(workdir)!r}): there is no {name}, so this is no finished run. "
+                "Finish it first: hbnn train, with the same --workdir."
+            )
+    recipe = json.loads((workdir / "recipe.json").read_text())
+    results = json.loads((workdir / "results.json").read_text())
+    trained = rebuilding.load(workdir / "model.keras", call=f"publish({str(workdir)!r})")
+    architecture = _architecture(trained, recipe, workdir)
+    weights = weights or str(recipe["dataset"])
+    command = command or f"hbnn train {recipe['name']} --workdir runs/{recipe['name']}"
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{trained.name}-{weights}.npz"
+    try:
+        content = weight_files.save_weights(trained, draft, architecture=architecture)
+        _check_logits(trained, draft, architecture, workdir)
+        sha256 = hashlib.sha256(content).hexdigest()
+        # The hash in the name: a new version never meets an old one in a cache.
+        file = f"{trained.name.lower()}-{weights}-{sha256[:8]}.npz"
+        row = Pretrained(
+            model=trained.name,
+            weights=weights,
+            architecture=architecture,
+            train=command,
+            file=file,
+            sha256=sha256,
+            bytes=len(content),
+            metrics=results["accuracy"],
+        )
+        card = {
+            **dataclasses.asdict(row),
+            "data": {"name": recipe["dataset"], "images": results["images"]},
+            "recipe": recipe,
+            "seed": recipe.get("seed"),
+            "command": command,
+            "steps": results.get("steps"),
+            "seconds": results.get("seconds"),
+            "flips": results.get("flips"),
+            "versions": {**results.get("versions", {}), "hbnn_larq": _version()},
+            "licence": licence,
+            "format": weight_files.FORMAT,
+        }
+        draft.replace(folder / file)
+    finally:
+        draft.unlink(missing_ok=True)
+    _write(folder / str(row.card), json.dumps(card, indent=2) + "\n")
+    _register(folder / REGISTRY, row)
+    return row, card
+
+
+def _architecture(model: tf.keras.Model, recipe: dict[str, Any], workdir: Path) -> dict[str, Any]:
+    """The arguments that build the model, which the weights must fit."""
+    if model.name not in hbnn_larq.zoo.MODELS:
+        raise ValueError(
+            f"publish({str(workdir)!r}): {model.name!r} is none of the zoo's models "
+            f"({', '.join(hbnn_larq.zoo.MODELS)}). Save it with model.save(...) instead."
+        )
+    architecture: dict[str, Any] = {
+        "input_shape": list(model.input_shape[1:]),
+        "num_classes": model.output_shape[-1],
+        "width": recipe.get("width") or 1.0,
+    }
+    if recipe.get("shortcut") is not None:
+        architecture["shortcut"] = recipe["shortcut"]
+    if any(layer.name == "conv1_pool" for layer in model.layers):
+        names = [layer.name for layer in model.layers]
+        architecture["pool_before_bn"] = names.index("conv1_pool") < names.index("conv1_bn")
+    return architecture
+
+
+def _check_logits(
+    trained: tf.keras.Model, file: Path, architecture: dict[str, Any], workdir: Path
+) -> None:
+    build = getattr(hbnn_larq.zoo, trained.name)
+    activations = next(
+        layer.input_quantizer for layer in trained.layers if hasattr(layer, "input_quantizer")
+    )
+    published = build(
+        **architecture,
+        weights=file,
+        kernel_quantizer="ste_sign",
+        input_quantizer=None if activations is None else activations,
+    )
+    images = np.random.default_rng(0).normal(size=(16, *trained.input_shape[1:])).astype("float32")
+    want, got = trained(images).numpy(), published(images).numpy()
+    if not np.array_equal(want, got):
+        raise ValueError(
+            f"publish({str(workdir)!r}): the model rebuilt from {architecture} gives other logits "
+            f"than the trained one (by up to {np.abs(want - got).max():.2g}), so the file was not "
+            "published. Was model.keras changed after training?"
+        )
+
+
+def _register(path: Path, row: Pretrained) -> None:
+    rows = read_registry(path) if path.exists() else []
+    kept = [r for r in rows if (r.model, r.weights) != (row.model, row.weights)]
+    place = next((i for i, r in enumerate(rows) if r not in kept), len(kept))
+    write_registry(path, [*kept[:place], row, *kept[place:]])
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _version() -> str:
+    try:
+        return version("hbnn_larq")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
