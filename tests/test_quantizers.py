@@ -337,7 +337,7 @@ def test_m2_quantizing_twice_would_change_bits(kind, rng):
     quantizer = kind()
     quantizer.build((3, 3, 16, 16))
     for p in quantizer.base_points:
-        p.assign(tf.constant(rng.normal(size=p.shape) * 0.5 / np.sqrt(144 * quantizer.r)))
+        p.assign(rng.normal(size=p.shape).astype("float32") * 0.5 / np.sqrt(144 * quantizer.r))
     once = quantizer(tf.constant(rng.normal(size=(3, 3, 16, 16)), tf.float32))
     assert np.any(quantizer(once).numpy() != once.numpy())
 
