@@ -22,6 +22,7 @@ def register(commands: Any) -> None:
     )
     demo.add_argument("--workdir", default="runs/demo", help="folder of the runs (%(default)s)")
     demo.add_argument("--quick", action="store_true", help="under a minute, for CI: fewer epochs")
+    demo.add_argument("--seed", type=int, default=0, help="of all three nets (%(default)s)")
     demo.add_argument("--json", action="store_true", help="print the results as JSON")
 
     recipes = _add(
@@ -59,7 +60,9 @@ def register(commands: Any) -> None:
         "accuracy of a trained run or model file",
         "hbnn evaluate runs/digits --split test",
     )
-    evaluate.add_argument("run", help="folder of a run, or a model file with --data")
+    evaluate.add_argument(
+        "path", metavar="run", help="folder of a run, or a model file with --data"
+    )
     evaluate.add_argument("--data", help="name of a data set; default: the run's own")
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
@@ -92,7 +95,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training.demo import demo
 
     say = _quiet if arguments.json else _say
-    results = demo(arguments.workdir, quick=arguments.quick, say=say)
+    results = demo(arguments.workdir, quick=arguments.quick, seed=arguments.seed, say=say)
     if arguments.json:
         print(json.dumps(results, indent=2))
     return 0 if results["edge"]["ok"] else 1
@@ -207,12 +210,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training import data, run
     from hbnn_larq.training.recipe import Recipe
 
-    path = Path(arguments.run)
+    path = Path(arguments.path)
     name = arguments.data
     if path.is_dir():
         recipe_path, path = path / "recipe.json", path / "model.keras"
         if not recipe_path.exists():
-            raise ValueError(f"{arguments.run} holds no run: there is no recipe.json in it")
+            raise ValueError(f"{arguments.path} holds no run: there is no recipe.json in it")
         name = name or Recipe.from_json(recipe_path.read_text()).dataset
     if not path.exists():
         raise ValueError(f"there is no {path}; `hbnn train` writes it when a run is finished")

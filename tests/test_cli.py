@@ -1,0 +1,151 @@
+"""The `hbnn` command: what it prints, what it exits with, what it says when used wrongly."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hbnn_larq.training import data, recipes, run
+from hbnn_larq.training.cli import main
+from hbnn_larq.training.recipe import Recipe
+
+TINY = Recipe(
+    name="tiny", source="a test", dataset="generated-8x8x1-3", model="vgg_small", width=1 / 32,
+    kernel_quantizer="ste_sign", epochs=2, batch_size=20, latent_decay=0.05, paper_top1=99.5,
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A recipe on 60 images that the command finds by name."""
+    small = data.generated((8, 8, 1), 3, train=60, validation=9, test=12, difficulty=0.2)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    monkeypatch.setattr(data, "load", lambda name: small)
+    monkeypatch.setattr(data, "training_images", lambda name: 60)
+    return small
+
+
+def outcome(capsys, *words):
+    code = main(words)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out
+    for command in ("demo", "recipes", "train", "evaluate"):
+        assert f"\n    {command} " in listed
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        assert f"example: hbnn {command}" in capsys.readouterr().out
+
+
+def test_parsing_imports_no_tensorflow_beyond_the_package_itself():
+    # `import hbnn_larq` needs TensorFlow, the parser must not need more than that.
+    script = (
+        "import sys, hbnn_larq; from hbnn_larq.training import cli; cli._parser();"
+        "heavy = {'matplotlib', 'sklearn', 'keras_tuner', 'larq_compute_engine', "
+        "'tensorflow_datasets'};"
+        "found = sorted(heavy & set(sys.modules)); print(found); sys.exit(bool(found))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_recipes_lists_claims_apart_from_everything_measured(capsys):
+    code, out, _ = outcome(capsys, "recipes")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["recipe", "paper", "top-1", "source"]
+    assert any(line.startswith("cifar10-resnet18 ") and " 93.0 % " in line for line in lines)
+    assert any(line.startswith("digits ") and "  -  " in line for line in lines)
+
+
+def test_one_recipe_is_shown_with_its_predicted_flips(capsys):
+    code, out, _ = outcome(capsys, "recipes", "cifar10-resnet18")
+    assert code == 0
+    assert "epochs             600\n" in out
+    assert "predicted flips    0.15 % of the binary weights per step" in out
+    code, out, _ = outcome(capsys, "recipes", "cifar10-resnet18", "--json")
+    shown = json.loads(out)
+    assert shown["epochs"] == 600 and shown["forecast"]["steps"] == 117_600
+    code, out, _ = outcome(capsys, "recipes", "cifar10-resnet18-float")
+    assert "predicted flips" not in out
+
+
+def test_train_prints_what_it_will_do_and_what_came_out(capsys, tmp_path, tiny):
+    code, out, _ = outcome(
+        capsys, "train", "tiny", "--workdir", str(tmp_path / "run"),
+        "--set", "epochs=1", "--set", "r=0.5",
+    )  # fmt: skip
+    assert code == 0
+    assert "recipe   tiny (a test) with r=0.5 (was 0.05), epochs=1 (was 2), latent_decay=" in out
+    assert "decay    latent_decay 0.05 -> " in out and "(epochs changed); --keep-decay" in out
+    assert "paper    no number: changed from its row" in out
+    assert "flips    predicted " in out
+    assert "resume: run the same command again" in out
+    assert "epoch 1/1  loss " in out
+    assert "% of 12 test images (validation " in out
+    assert "% per step predicted, " in out
+    assert (tmp_path / "run" / "model.keras").exists()
+
+    code, out, _ = outcome(capsys, "evaluate", str(tmp_path / "run"), "--json")
+    shown = json.loads(out)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert code == 0 and shown["top1"] == results["accuracy"]["test_top1"]
+    code, out, _ = outcome(capsys, "evaluate", str(tmp_path / "run"), "--split", "validation")
+    assert code == 0 and " on 9 validation images of generated-8x8x1-3" in out
+
+
+def test_train_as_it_stands_shows_the_claim_and_json_is_all_it_prints(capsys, tmp_path, tiny):
+    code, out, _ = outcome(
+        capsys, "train", "tiny", "--workdir", str(tmp_path), "--json", "--set", "epochs=1",
+        "--keep-decay",
+    )  # fmt: skip
+    assert code == 0
+    results = json.loads(out)
+    assert results["recipe"]["latent_decay"] == 0.05
+    assert results == json.loads((tmp_path / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train", "cifar10-resnet8"], 'no recipe "cifar10-resnet8". Closest: cifar10-resnet18'),
+        (["train", "digits", "--set", "wdecay=0"], 'a recipe has no field "wdecay". Closest: '),
+        (["train", "digits", "--set", "epochs"], "--set epochs: write it as FIELD=VALUE"),
+        (["train", "digits", "--set", "epochs=x"], "epochs='x': expected a whole number."),
+        (["train", "digits", "--set", "batch_size=5000"], "a batch holds 1 to 1077 of them"),
+        (["recipes", "digit"], 'no recipe "digit". Closest: digits'),
+        (["evaluate", "nowhere"], "there is no nowhere"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(capsys, tmp_path, words, message):
+    if words[0] == "train":
+        words = [*words, "--workdir", str(tmp_path / "run")]
+    code, _, err = outcome(capsys, *words)
+    assert code == 2
+    assert err.startswith("hbnn: ") and message in err and err.count("\n") == 1
+
+
+def test_evaluate_names_what_is_missing(capsys, tmp_path):
+    code, _, err = outcome(capsys, "evaluate", str(tmp_path))
+    assert code == 2 and "holds no run: there is no recipe.json in it" in err
+    (tmp_path / "recipe.json").write_text(TINY.to_json())
+    code, _, err = outcome(capsys, "evaluate", str(tmp_path))
+    assert code == 2 and "`hbnn train` writes it when a run is finished" in err
+
+
+@pytest.mark.parametrize(
+    "error", [FloatingPointError("step 3: loss nan"), run.Stopped("stopped after step 3")]
+)
+def test_a_fault_in_a_run_is_exit_code_1(capsys, tmp_path, monkeypatch, tiny, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(run, "fit", fail)
+    code, _, err = outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))
+    assert code == 1 and err == f"hbnn: {error}\n"

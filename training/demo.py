@@ -1,0 +1,185 @@
+"""The whole method on one screen: train, compare with its twins, fold, convert, check, ship."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from hbnn_larq.training import checkpoints, data, run
+from hbnn_larq.training.recipes import digits
+
+from hbnn_larq import edge, plots
+
+__all__ = ["demo"]
+
+QUICK_EPOCHS = 6
+RUNS = {"hyperbolic": digits.HYPERBOLIC, "ste_sign": digits.STE_SIGN, "float": digits.FLOAT}
+
+
+def demo(
+    workdir: str | Path = "runs/demo",
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Trains a narrow hyperbolic VGGSmall and its two twins on real digits and ships the first.
+
+    The hyperbolic net, the same net with plain sign weights, and the float twin get the same data,
+    budget and seed. The hyperbolic net is then converted for the Larq Compute Engine and the file
+    is checked against Keras on every test image. All of it is resumable: run it again after a
+    crash and it goes on.
+
+    # Arguments
+        workdir: folder for everything; `hyperbolic/`, `ste_sign/` and `float/` hold the runs.
+        quick: few epochs, to see that everything works, not how well.
+        seed: of all three runs.
+        say: called with each line.
+
+    # Returns
+        What is in `results.json`: accuracies, flips, sizes, operations, agreement.
+
+    # Raises
+        ValueError: where `workdir` holds runs with other settings.
+    """
+    workdir = Path(workdir)
+    started = time.monotonic()
+    dataset = data.load("digits")
+    trained: dict[str, dict[str, Any]] = {}
+    for label, recipe in RUNS.items():
+        # Quick runs keep their decay: the sum of 40 epochs in 6 would flip too many weights.
+        recipe = recipe.changed(seed=seed, epochs=QUICK_EPOCHS if quick else recipe.epochs)
+        say(f"training {label} ({recipe.epochs} epochs)")
+        trained[label] = run.fit(
+            recipe,
+            workdir / label,
+            dataset=dataset,
+            say=lambda line: say(f"  {line}"),
+            flips_every=1,
+        )
+    say("converting")
+    shipped = _ship(workdir, dataset)
+    plots.learning_curves(
+        {label: results["history"] for label, results in trained.items()},
+        workdir / "learning_curves.png",
+    )
+    plots.flips_per_layer(
+        trained["hyperbolic"]["history"],
+        workdir / "flips.png",
+        predicted=trained["hyperbolic"]["flips"]["predicted_per_step"],
+    )
+    results = {
+        "quick": quick,
+        "seed": seed,
+        "accuracy": {label: results["accuracy"] for label, results in trained.items()},
+        "flips": {label: results["flips"] for label, results in trained.items()},
+        "edge": shipped,
+        "epochs": trained["hyperbolic"]["recipe"]["epochs"],
+        "images": trained["hyperbolic"]["images"],
+        "seconds": time.monotonic() - started,
+        "versions": trained["hyperbolic"]["versions"],
+    }
+    text = json.dumps(results, indent=2) + "\n"
+    checkpoints.atomic_write(workdir / "results.json", lambda file: file.write(text.encode()))
+    for line in screen(results, workdir):
+        say(line)
+    return results
+
+
+def screen(results: dict[str, Any], workdir: Path) -> list[str]:
+    """The results of a demo as the lines of one screen."""
+    accuracy, shipped = results["accuracy"], results["edge"]
+    tests = results["images"]["test"]
+    lines = [
+        "",
+        f"Handwritten digits, {tests} test images no net has seen, {results['epochs']} epochs"
+        + (" (quick: too few to judge by)" if results["quick"] else ""),
+        "",
+        "                          hyperbolic    plain sign    float twin",
+        "test accuracy          "
+        + "".join(f"{accuracy[label]['test_top1']:11.2f} % " for label in RUNS),
+        "flips per step, law    " + _flips(results, "predicted_per_step"),
+        "flips per step, seen   " + _flips(results, "measured_per_step"),
+        "weights that changed   " + _flips(results, "vs_init", digits=1),
+        "",
+        f"file for the device    {shipped['bytes'] / 1e3:.1f} kB, float twin "
+        f"{shipped['float_bytes'] / 1e3:.1f} kB ({shipped['float_bytes'] / shipped['bytes']:.1f} "
+        "times larger)",
+        f"binary operations      {shipped['binary_ops']} of {shipped['binary_layers']} binary "
+        "layers run on bits",
+        f"agreement with Keras   same digit on {shipped['agreeing']} of {tests} test images, "
+        f"largest difference of a logit {shipped['largest_difference']:.1e}",
+        "",
+        f"results, models, plots {workdir}  ({results['seconds']:.0f} s)",
+    ]
+    if not shipped["ok"]:
+        lines.append("FAULT: a binary layer is not binary in the file, or it disagrees with Keras")
+    return lines
+
+
+def _flips(results: dict[str, Any], key: str, digits: int = 2) -> str:
+    cells = []
+    for label in RUNS:
+        flips = results["flips"][label]
+        cells.append(f"{100 * flips[key]:11.{digits}f} % " if flips else "            - ")
+    return "".join(cells)
+
+
+def _ship(workdir: Path, dataset: data.Dataset) -> dict[str, Any]:
+    """Converts the binary net and its float twin, and compares the file with Keras."""
+    model = tf.keras.models.load_model(workdir / "hyperbolic" / "model.keras", compile=False)
+    twin = tf.keras.models.load_model(workdir / "float" / "model.keras", compile=False)
+    images = dataset.normalize(dataset.test.images)
+    content = edge.convert(model, workdir / "model.tflite", labels=dataset.class_names)
+    report = edge.report(model, content, images)
+    for name, text in (("report.json", report.to_json()), ("report.md", report.to_markdown())):
+        checkpoints.atomic_write(workdir / name, lambda file, text=text: file.write(text.encode()))
+    float_content = _float_tflite(twin)
+    checkpoints.atomic_write(workdir / "float_twin.tflite", lambda file: file.write(float_content))
+    predicted = np.argmax(edge.predict(content, images), axis=-1)
+    agreement = report.agreement
+    assert agreement is not None and agreement.top1 is not None
+    return {
+        "ok": report.ok,
+        "faults": list(report.faults),
+        "bytes": len(content),
+        "float_bytes": len(float_content),
+        "binary_layers": report.binary_asked,
+        "binary_ops": report.binary_placed,
+        "ops": dict(report.ops),
+        "images": agreement.images,
+        "agreeing": round(agreement.top1 * agreement.images),
+        "logits_differ": agreement.logits_differ,
+        "median_difference": agreement.median_difference,
+        "largest_difference": agreement.max_difference,
+        "test_top1": 100 * float(np.mean(predicted == dataset.test.labels)),
+    }
+
+
+def _float_tflite(model: tf.keras.Model) -> bytes:
+    """The float twin as an ordinary .tflite file."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    with tempfile.TemporaryFile() as log, _stderr_to(log.fileno()):
+        return converter.convert()
+
+
+@contextlib.contextmanager
+def _stderr_to(descriptor: int) -> Iterator[None]:
+    """Diverts what C++ writes to stderr: the converter's start-up log would bury the screen."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
