@@ -1,6 +1,7 @@
 """Laws of the kernel quantizers, inside every Larq layer and through every way to keep a model."""
 
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -456,7 +457,10 @@ def test_two_devices_train_as_one():
         assert len(one) == 6 and np.abs(one[2]).max() > 1e-3, [w.shape for w in one]
         print(max(np.abs(a - b).max() for a, b in zip(one, two)))
     """)
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    compiled = {**os.environ, "HBNN_LARQ_XLA": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=compiled
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     assert float(run.stdout.split()[-1]) < 1e-5
 

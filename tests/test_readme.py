@@ -1,0 +1,31 @@
+"""The README's code runs as printed."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_training_and_shipping(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("larq_compute_engine")
+    monkeypatch.chdir(tmp_path)
+    training, shipping, *_ = python_blocks()
+    lines = [line for line in training.splitlines() if line.strip()]
+    assert len(lines) <= 25 and "Hyperbolic(r=0.05)" in training
+    scope: dict = {}
+    exec(compile(training, "README.md (training)", "exec"), scope)
+    history = scope["model"].history.history
+    assert max(history["val_accuracy"]) > 0.8, "the example does not learn"
+    exec(compile(shipping, "README.md (shipping)", "exec"), scope)
+    assert scope["report"].ok and (tmp_path / "plain.keras").exists()
+    assert "LceBconv2d" in capsys.readouterr().out
+    folded = scope["hbnn_larq"].fold(scope["model"])
+    x = scope["images"][:8]
+    np.testing.assert_array_equal(folded(x), scope["model"](x))
