@@ -194,7 +194,7 @@ def rebuild(
     tf.keras.mixed_precision.set_global_policy("float32")
     try:
         # Larq warns of starved weights for each sign kernel; nothing is trained here.
-        with _silenced("larq.layers_base"):
+        with silenced("larq.layers_base"):
             new_model = renew(model)
     finally:
         tf.keras.mixed_precision.set_global_policy(policy)
@@ -281,7 +281,8 @@ def _refuse_hidden_quantizers(layer: Layer, call: str) -> None:
 
 
 @contextlib.contextmanager
-def _silenced(logger_name: str) -> Iterator[None]:
+def silenced(logger_name: str) -> Iterator[None]:
+    """Keeps one logger quiet."""
     logger = logging.getLogger(logger_name)
     disabled, logger.disabled = logger.disabled, True
     try:

@@ -9,5 +9,14 @@ from hbnn_larq.edge.conversion import convert
 from hbnn_larq.edge.metadata import Preprocessing
 from hbnn_larq.edge.reporting import Report, report
 from hbnn_larq.edge.running import predict
+from hbnn_larq.edge.timing import Benchmark, benchmark
 
-__all__ = ["Preprocessing", "Report", "convert", "predict", "report"]
+__all__ = [
+    "Benchmark",
+    "Preprocessing",
+    "Report",
+    "benchmark",
+    "convert",
+    "predict",
+    "report",
+]

@@ -19,11 +19,14 @@ def converter_library(call: str) -> Path:
     return _library(call, "mlir", "_tf_tfl_flatbuffer")
 
 
+def interpreter_library(call: str) -> Path:
+    return _library(call, "tflite", "python", "interpreter_wrapper_lite")
+
+
 def interpreter_module(call: str) -> Any:
     """The compiled interpreter module, under the name by which LCE itself would import it."""
     if _INTERPRETER not in sys.modules:
-        path = _library(call, "tflite", "python", "interpreter_wrapper_lite")
-        spec = importlib.util.spec_from_file_location(_INTERPRETER, path)
+        spec = importlib.util.spec_from_file_location(_INTERPRETER, interpreter_library(call))
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

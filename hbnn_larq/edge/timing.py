@@ -1,0 +1,256 @@
+"""Time a converted file beside its float and int8 twins, here or on a device."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from hbnn_larq.edge import engine, metadata
+from hbnn_larq.edge.conversion import convert
+from hbnn_larq.edge.running import read_tflite
+
+__all__ = ["Benchmark", "Timing", "benchmark", "device_commands", "read_device_output"]
+
+CHILD = Path(__file__).with_name("timing_child.py")
+ROUNDS = 3  # the files take turns, so that a slow minute of the machine hits all of them
+REFERENCE_NOTE = (
+    "This machine is {machine}: LCE runs its reference code here, which is right but slow. Its "
+    "fast kernels are for 64-bit ARM (aarch64), so the LCE times below say nothing about a phone "
+    "or a Raspberry Pi. Measure there: see the commands."
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One file on a number of threads.
+
+    # Attributes
+        name: `"lce"`, `"float"` or `"int8"`.
+        bytes: size of the file.
+        threads: threads for the kernels.
+        runs: single-image runs timed.
+        median_ms, p10_ms, p90_ms: of one run.
+        peak_mb: memory that loading and running the file added to the process; None if unknown.
+        where: the machine.
+    """
+
+    name: str
+    bytes: int
+    threads: int
+    runs: int
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    peak_mb: float | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Result of `benchmark`: timings, and what they are worth."""
+
+    timings: tuple[Timing, ...]
+    note: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    def to_markdown(self) -> str:
+        """A table, each file's time beside the float twin's on as many threads."""
+        base = {t.threads: t.median_ms for t in self.timings if t.name == "float"}
+        lines = [*([self.note, ""] if self.note else [])]
+        lines += [
+            "| file | size | threads | median ms (p10 to p90) | against float | memory | where |",
+            "|---|---:|---:|---|---:|---:|---|",
+        ]
+        for t in self.timings:
+            ratio = f"{t.median_ms / base[t.threads]:.2f}x" if t.threads in base else ""
+            memory = "" if t.peak_mb is None else f"{t.peak_mb:.1f} MB"
+            lines.append(
+                f"| {t.name} | {t.bytes / 1e3:,.1f} kB | {t.threads} | {t.median_ms:.2f} "
+                f"({t.p10_ms:.2f} to {t.p90_ms:.2f}) | {ratio} | {memory} | {t.where} |"
+            )
+        return "\n".join(lines) + "\n"
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+def benchmark(
+    tflite: bytes | str | os.PathLike[str] | None = None,
+    model: tf.keras.Model | None = None,
+    *,
+    images: Any = None,
+    threads: Sequence[int] | None = None,
+    runs: int = 60,
+    warmup: int = 5,
+) -> Benchmark:
+    """Latency and memory of a converted file, beside its float and int8 twins, in one run.
+
+    Each file runs in processes of its own, one image at a time, the files taking turns. All are
+    run by LCE's interpreter with XNNPACK on, which is what a device would use for the float ops.
+
+    !!! warning
+        On x86 LCE runs reference code. `note` says so; do not quote its times as those of a
+        binary network.
+
+    !!! example
+        ```python
+        print(benchmark(model=model))                 # converts, times the file and its twins
+        print(benchmark("net.tflite", threads=[1]))   # only the file: no model, no twins
+        ```
+
+    # Arguments
+        tflite: the file; converted from `model` if None.
+        model: the Keras model, from which the twins are made; without it there are none.
+        images: calibrate the int8 twin; random if None. Times do not depend on them.
+        threads: thread counts; default 1, 2, 4, ... up to this machine's cores.
+        runs: timed runs per file and thread count.
+        warmup: runs before the clock starts, in each process.
+
+    # Returns
+        A `Benchmark`.
+
+    # Raises
+        ValueError: neither file nor model; thread counts or runs below 1.
+    """
+    call = "benchmark(tflite, model)"
+    if tflite is None and model is None:
+        raise ValueError(f"{call}: give the .tflite file, the Keras model, or both.")
+    if threads is None:
+        cores = os.cpu_count() or 1
+        threads = sorted({min(2**k, cores) for k in range(8)})
+    if not threads or not all(isinstance(n, int) and n >= 1 for n in threads) or runs < 1:
+        raise ValueError(
+            f"{call}: threads={list(threads)!r} and runs={runs!r} must be whole numbers of at "
+            "least 1."
+        )
+    content = convert(model) if tflite is None else read_tflite(tflite, call=call)
+    files = {"lce": metadata.strip(content)}
+    if model is not None:
+        from hbnn_larq.edge.twins import float_twin, int8_twin
+
+        files |= {"float": float_twin(model), "int8": int8_twin(model, images)}
+    library = engine.interpreter_library(call)
+    timings = []
+    with tempfile.TemporaryDirectory(prefix="hbnn-benchmark-") as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        for count in threads:
+            results: dict[str, list[dict[str, Any]]] = {name: [] for name in files}
+            for _ in range(ROUNDS):
+                for name in files:
+                    command = [library, Path(folder, name), count, warmup, -(-runs // ROUNDS)]
+                    results[name].append(_time(command, call))
+            timings += [
+                _timing(name, len(files[name]), count, parts) for name, parts in results.items()
+            ]
+    machine = platform.machine()
+    is_arm64 = machine.lower() in ("aarch64", "arm64")
+    return Benchmark(tuple(timings), "" if is_arm64 else REFERENCE_NOTE.format(machine=machine))
+
+
+def _time(arguments: Sequence[Any], call: str) -> dict[str, Any]:
+    child = subprocess.run(
+        [sys.executable, str(CHILD), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if child.returncode != 0:
+        last = "\n".join(child.stderr.strip().splitlines()[-3:])
+        raise RuntimeError(f"{call}: timing failed (exit {child.returncode}):\n{last}")
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def _timing(name: str, size: int, threads: int, parts: list[dict[str, Any]]) -> Timing:
+    milliseconds = 1e3 * np.concatenate([part["seconds"] for part in parts])
+    p10, median, p90 = np.percentile(milliseconds, [10, 50, 90])
+    peak = max(part["peak_kb"] for part in parts) / 1024
+    return Timing(
+        name=name,
+        bytes=size,
+        threads=threads,
+        runs=len(milliseconds),
+        median_ms=float(median),
+        p10_ms=float(p10),
+        p90_ms=float(p90),
+        peak_mb=float(peak),
+        where=f"{platform.machine()} {platform.system()}",
+    )
+
+
+def device_commands(path: str | os.PathLike[str], threads: int = 1) -> str:
+    """The commands that time a file on a phone or a Raspberry Pi, ready to paste.
+
+    `lce_benchmark_model` is LCE's build of TensorFlow Lite's benchmark tool; `docs/deploy.md` says
+    where to get it. Save what it prints and pass that to `read_device_output`.
+    """
+    name = Path(path).name
+    tool = f"lce_benchmark_model --graph={{folder}}{name} --num_threads={threads} --num_runs=50"
+    on_phone, on_pi = "/data/local/tmp/", "./"
+    return "\n".join(
+        [
+            "# Android phone (64-bit), over adb",
+            f"adb push lce_benchmark_model {path} {on_phone}",
+            f"adb shell chmod +x {on_phone}lce_benchmark_model",
+            f"adb shell {on_phone}{tool.format(folder=on_phone)} 2>&1 | tee phone.txt",
+            "",
+            "# Raspberry Pi or another 64-bit ARM board, over ssh",
+            f"scp lce_benchmark_model {path} pi@raspberrypi.local:",
+            f'ssh pi@raspberrypi.local "./{tool.format(folder=on_pi)}" 2>&1 | tee pi.txt',
+            "",
+            "# then read it back into the same table",
+            f"hbnn benchmark {path} --device-output phone.txt",
+        ]
+    )
+
+
+def read_device_output(text: str, *, size: int, where: str, name: str = "lce") -> Timing:
+    """One line of the table from what `lce_benchmark_model` printed.
+
+    # Arguments
+        text: its output.
+        size: bytes of the file it ran.
+        where: what to call the device.
+        name: which file it was.
+
+    # Raises
+        ValueError: there are no timings in the text.
+    """
+    counts = re.findall(r"count=(\d+)[^\n]*?min=(\d+)[^\n]*?max=(\d+)[^\n]*?avg=([\d.e+]+)", text)
+    if not counts:
+        raise ValueError(
+            "read_device_output(text): there is no line like 'count=50 first=... min=... max=... "
+            "avg=...' in it. Pass everything that lce_benchmark_model printed (2>&1)."
+        )
+    runs, least, most, average = counts[-1]  # the first such line is the warm-up's
+    line = next(line for line in reversed(text.splitlines()) if f"count={runs} " in line)
+    median = re.search(r"median=(\d+)", line)
+    low, high = re.search(r"p5=(\d+)", line), re.search(r"p95=(\d+)", line)
+    threads = re.search(r"(?:Num threads|num_threads)[:=]\s*\[?(\d+)", text)
+    memory = re.search(r"overall=([\d.]+)", text)
+    return Timing(
+        name=name,
+        bytes=size,
+        threads=int(threads.group(1)) if threads else 1,
+        runs=int(runs),
+        median_ms=float(median.group(1) if median else average) / 1e3,
+        p10_ms=float(low.group(1) if low else least) / 1e3,
+        p90_ms=float(high.group(1) if high else most) / 1e3,
+        peak_mb=float(memory.group(1)) if memory else None,
+        where=where,
+    )

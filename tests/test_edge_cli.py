@@ -1,0 +1,211 @@
+"""hbnn convert, report, predict, benchmark: what they print, and their exit codes."""
+
+import json
+
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hbnn_larq.edge import Benchmark, benchmark, timing
+from hbnn_larq.training.cli import main
+
+pytest.importorskip("larq_compute_engine")
+
+
+def digits_net(**conv):
+    settings = {"padding": "same", "pad_values": 1.0, "use_bias": False, **conv}
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((16, 16, 1)),
+            tf.keras.layers.Conv2D(32, 3, padding="same"),
+            tf.keras.layers.BatchNormalization(),
+            lq.layers.QuantConv2D(
+                32, 3, input_quantizer="ste_sign", kernel_quantizer="hyperbolic", **settings
+            ),
+            tf.keras.layers.BatchNormalization(),
+            tf.keras.layers.GlobalAveragePooling2D(),
+            tf.keras.layers.Dense(10),
+        ],
+        name="digits_net",
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model and its file, converted by the command itself."""
+    path = tmp_path_factory.mktemp("cli")
+    tf.keras.utils.set_random_seed(0)
+    digits_net().save(path / "net.keras")
+    words = [str(path / "net.keras"), "-o", str(path / "net.tflite"), "--data", "digits"]
+    assert main(["convert", *words]) == 0
+    return path
+
+
+def test_convert_prints_the_report_and_saves(folder, capsys, tmp_path):
+    out = tmp_path / "again.tflite"
+    code = main(["convert", str(folder / "net.keras"), "-o", str(out), "--data", "digits"])
+    text = capsys.readouterr().out
+    assert code == 0
+    assert "# digits_net: OK" in text and "1 of 1 1-bit kernels are binary" in text
+    assert text.endswith(f"saved {out}\n")
+    assert out.read_bytes() == (folder / "net.tflite").read_bytes()
+
+
+def test_convert_exits_1_where_a_layer_lands_in_float(tmp_path, capsys):
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((8, 8, 32)),
+            lq.layers.QuantConv2D(32, 3, kernel_quantizer="ste_sign", name="weight_only"),
+        ]
+    )
+    model.save(tmp_path / "net.keras")
+    code = main(
+        ["convert", str(tmp_path / "net.keras"), "-o", str(tmp_path / "net.tflite"), "--json"]
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert code == 1 and result["ok"] is False
+    assert "weight_only: asked for 1-bit weights, computed by CONV_2D" in result["faults"][0]
+
+
+def test_convert_exits_2_when_used_wrongly(folder, tmp_path, capsys):
+    net, out = str(folder / "net.keras"), str(tmp_path / "x.tflite")
+    assert main(["convert", str(tmp_path / "no.keras"), "-o", out]) == 2
+    assert "there is no file or folder" in capsys.readouterr().err
+    assert main(["convert", net, "-o", str(tmp_path / "no" / "x.tflite")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    assert main(["convert", net, "-o", out, "--labels", str(tmp_path / "labels.txt")]) == 2
+    assert "got 2 labels for 10 outputs" in capsys.readouterr().err
+    assert main(["convert", net, "-o", out, "--data", "generated"]) == 2
+    assert "the model takes (16, 16, 1)" in capsys.readouterr().err
+    assert main(["convert", net, "-o", out, "--images", "0"]) == 2
+    assert "compare on at least 1 image" in capsys.readouterr().err
+
+
+def test_report(folder, capsys):
+    words = ["report", str(folder / "net.keras"), str(folder / "net.tflite"), "--images", "8"]
+    assert main([*words, "--json", "--twins"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["ok"] and result["agreement"]["images"] == 8
+    assert result["sizes"]["float"] > result["sizes"]["int8"] > 0
+    assert "random noise" in captured.err
+
+
+def test_predict_uses_preprocessing_and_labels_of_the_file(folder, tmp_path, capsys):
+    from hbnn_larq.edge import predict
+    from hbnn_larq.training import data
+
+    dataset = data.load("digits")
+    raw = dataset.test.images[0]
+    np.save(tmp_path / "scan.npy", raw)
+    assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "scan.npy"), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    logits = predict(folder / "net.tflite", dataset.normalize(raw[np.newaxis]))[0]
+    assert result["classes"][0]["class"] == int(np.argmax(logits))
+    assert result["classes"][0]["label"] == dataset.class_names[int(np.argmax(logits))]
+    assert len(result["classes"]) == 3
+    assert result["classes"][0]["probability"] == pytest.approx(
+        np.exp(logits.max()) / np.exp(logits).sum(), rel=1e-4
+    )
+
+
+def test_predict_reads_and_resizes_image_files(folder, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 1), np.uint8)
+    (tmp_path / "scan.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "scan.png")]) == 0
+    assert "scan.png: " in capsys.readouterr().out
+    (tmp_path / "text.png").write_text("no image")
+    assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "text.png")]) == 2
+    assert "cannot be read as PNG" in capsys.readouterr().err
+    assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "none.png")]) == 2
+    assert "there is no image" in capsys.readouterr().err
+
+
+def test_predict_refuses_a_file_that_does_not_say_how(folder, tmp_path, capsys):
+    from hbnn_larq.edge import metadata
+
+    bare = tmp_path / "bare.tflite"
+    bare.write_bytes(metadata.strip((folder / "net.tflite").read_bytes()))
+    assert main(["predict", str(bare), "scan.png"]) == 2
+    assert "does not say how pixels become its input" in capsys.readouterr().err
+
+
+def test_benchmark_times_the_file_beside_its_twins(folder, capsys):
+    words = [str(folder / "net.tflite"), "--model", str(folder / "net.keras")]
+    assert main(["benchmark", *words, "--threads", "1", "--runs", "3", "--json"]) == 0
+    timings = json.loads(capsys.readouterr().out)["timings"]
+    assert [t["name"] for t in timings] == ["lce", "float", "int8"]
+    for t in timings:
+        assert t["runs"] == 3 and 0 < t["p10_ms"] <= t["median_ms"] <= t["p90_ms"]
+        assert t["bytes"] > 0 and t["peak_mb"] > 0
+
+
+def test_benchmark_prints_the_commands_for_a_device(folder, capsys):
+    assert main(["benchmark", str(folder / "net.tflite"), "--threads", "1", "--runs", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "lce_benchmark_model --graph=/data/local/tmp/net.tflite --num_threads=1" in text
+
+
+@pytest.mark.parametrize("machine, said", [("x86_64", True), ("aarch64", False)])
+def test_benchmark_says_that_x86_runs_reference_code(monkeypatch, folder, machine, said):
+    monkeypatch.setattr(timing.platform, "machine", lambda: machine)
+    result = benchmark(folder / "net.tflite", threads=[1], runs=1, warmup=0)
+    assert ("reference code" in result.note) is said
+    assert ("reference code" in result.to_markdown()) is said
+
+
+PHONE = """\
+STARTING!
+Num threads: [4]
+INFO: Loaded model net.tflite
+count=10 first=900 curr=500 min=480 max=900 avg=530.5 std=120
+Running benchmark for at least 50 iterations
+count=50 first=501 curr=498 min=470 max=640 avg=505.25 std=30
+Inference timings in us: Init: 812, First inference: 900, Warmup (avg): 530.5, Inference (avg): 505.25
+Memory footprint delta from the start of the tool (MB): init=1.5 overall=2.75
+"""  # noqa: E501
+
+
+def test_benchmark_reads_a_device_back_into_the_same_table(folder, tmp_path, capsys):
+    (tmp_path / "phone.txt").write_text(PHONE)
+    words = [str(folder / "net.tflite"), "--device-output", str(tmp_path / "phone.txt")]
+    assert main(["benchmark", *words]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert "| 4 | 0.51 (0.47 to 0.64) |" in row and "2.8 MB | phone |" in row
+    with pytest.raises(ValueError, match=r"there is no line like 'count=50"):
+        timing.read_device_output("nothing", size=1, where="phone")
+
+
+def test_benchmark_refuses_nonsense(folder):
+    with pytest.raises(ValueError, match=r"give the .tflite file, the Keras model, or both"):
+        benchmark()
+    with pytest.raises(ValueError, match=r"threads=\[0\] and runs=60 must be whole numbers"):
+        benchmark(folder / "net.tflite", threads=[0])
+    assert main(["benchmark", str(folder / "none.tflite")]) == 2
+
+
+def test_markdown_compares_with_the_float_twin_on_as_many_threads():
+    rows = [
+        timing.Timing(name, 1000, threads, 1, ms, ms, ms, None, "here")
+        for name, threads, ms in [("lce", 1, 3.0), ("float", 1, 6.0), ("lce", 2, 2.0)]
+    ]
+    text = Benchmark(tuple(rows), "").to_markdown()
+    assert "| 3.00 (3.00 to 3.00) | 0.50x |" in text and "| 2.00 (2.00 to 2.00) |  |" in text
+
+
+@pytest.mark.parametrize("command", ["convert", "report", "predict", "benchmark"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"example: hbnn {command} " in capsys.readouterr().out
+
+
+def test_the_rewrites_the_command_offers_are_those_there_are():
+    from hbnn_larq.edge.rewrites import REWRITES
+    from hbnn_larq.training.cli import edge_commands
+
+    assert tuple(REWRITES) == edge_commands.REWRITES

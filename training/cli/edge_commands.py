@@ -1,0 +1,288 @@
+"""`hbnn convert`, `report`, `predict` and `benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hbnn_larq.training.data import Dataset
+
+__all__ = ["register"]
+
+REWRITES = ("dense_to_conv", "drop_activations", "split_scales")
+IMAGES = 64
+
+
+def register(commands: Any) -> None:
+    """Adds the commands to the parser of `hbnn`."""
+    convert = _add(
+        commands,
+        "convert",
+        _convert,
+        "convert a model to a .tflite for the Larq Compute Engine, and check it",
+        "hbnn convert runs/digits -o digits.tflite",
+    )
+    _add_model(convert)
+    convert.add_argument("-o", "--output", required=True, metavar="FILE.tflite")
+    _add_images(convert)
+    convert.add_argument("--labels", metavar="FILE", help="text file, one class name a line; "
+                         "default: those of the data")  # fmt: skip
+    convert.add_argument(
+        "--no-rewrite",
+        action="append",
+        default=[],
+        choices=(*REWRITES, "all"),
+        help="leave out a rewrite that makes the file smaller; may be given several times",
+    )
+    convert.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    report = _add(
+        commands,
+        "report",
+        _report,
+        "say what a .tflite really holds, layer by layer, and whether it agrees with Keras",
+        "hbnn report runs/digits digits.tflite --json",
+    )
+    _add_model(report)
+    report.add_argument("file", metavar="FILE.tflite")
+    _add_images(report)
+    report.add_argument("--twins", action="store_true", help="also size the float and int8 twins")
+    report.add_argument("--json", action="store_true", help="print as JSON, not Markdown")
+
+    predict = _add(
+        commands,
+        "predict",
+        _predict,
+        "classify image files with a .tflite, preprocessed as the file says",
+        "hbnn predict digits.tflite scan.png",
+    )
+    predict.add_argument("file", metavar="FILE.tflite")
+    predict.add_argument("image", nargs="+", help="PNG, JPEG, BMP, GIF, or .npy of pixels 0-255")
+    predict.add_argument("--top", type=int, default=3, metavar="K", help="classes (%(default)s)")
+    predict.add_argument("--json", action="store_true", help="print as JSON")
+
+    benchmark = _add(
+        commands,
+        "benchmark",
+        _benchmark,
+        "time a .tflite, beside its float and int8 twins where the model is given",
+        "hbnn benchmark digits.tflite --model runs/digits --threads 1 2",
+    )
+    benchmark.add_argument("file", metavar="FILE.tflite")
+    benchmark.add_argument("--model", help="run folder or model file, for the twins")
+    benchmark.add_argument("--threads", type=int, nargs="+", metavar="N",
+                           help="default: 1, 2, 4, ... up to this machine's cores")  # fmt: skip
+    benchmark.add_argument("--runs", type=int, default=60, help="per file (%(default)s)")
+    benchmark.add_argument("--device-output", metavar="FILE",
+                           help="only read back what lce_benchmark_model printed")  # fmt: skip
+    benchmark.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _add(commands: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="folder of a run, or a .keras, .h5 or SavedModel file")
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", help="data set to compare on; default: the run's own, or noise")
+    parser.add_argument("--images", type=int, default=IMAGES, metavar="N",
+                        help="test images to compare on (%(default)s)")  # fmt: skip
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from hbnn_larq import edge
+
+    model, dataset = _load(arguments.model, arguments.data)
+    labels: tuple[str, ...] = dataset.class_names if dataset else ()
+    if arguments.labels:
+        labels = tuple(Path(arguments.labels).read_text(encoding="utf-8").splitlines())
+    preprocessing = None
+    if dataset is not None:
+        preprocessing = edge.Preprocessing(scale=1.0, mean=dataset.mean, std=dataset.scale)
+    images = _images(model, dataset, arguments.images)
+    skipped = set(REWRITES) if "all" in arguments.no_rewrite else set(arguments.no_rewrite)
+    try:
+        content = edge.convert(
+            model,
+            arguments.output,
+            rewrites=[name for name in REWRITES if name not in skipped],
+            preprocessing=preprocessing,
+            labels=labels,
+        )
+    except RuntimeError as error:
+        print(f"hbnn: {error}", file=sys.stderr)
+        return 1
+    report = edge.report(model, content, images)
+    print(report.to_json() if arguments.json else report.to_markdown(), end="")
+    if not arguments.json:
+        print(f"\nsaved {arguments.output}")
+    return 0 if report.ok else 1
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from hbnn_larq import edge
+
+    model, dataset = _load(arguments.model, arguments.data)
+    images = _images(model, dataset, arguments.images)
+    report = edge.report(model, arguments.file, images, twins=arguments.twins)
+    print(report.to_json() if arguments.json else report.to_markdown(), end="")
+    return 0 if report.ok else 1
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from hbnn_larq.edge import metadata, predict
+    from hbnn_larq.edge.running import Interpreter, read_tflite
+
+    call = f"hbnn predict {arguments.file}"
+    content = read_tflite(arguments.file, call=call)
+    record = metadata.read(content)
+    if record.preprocessing is None:
+        raise ValueError(
+            f"{call}: the file does not say how pixels become its input. Convert it with "
+            "convert(..., preprocessing=Preprocessing(...)), or with `hbnn convert --data NAME`."
+        )
+    if arguments.top < 1:
+        raise ValueError(f"{call}: --top {arguments.top}: must be at least 1")
+    shape = Interpreter(content, call=call).input_shapes[0][1:]
+    results = []
+    for path in arguments.image:
+        logits = predict(content, record.preprocessing(_pixels(path, shape))[np.newaxis])
+        results.append({"image": path, "classes": _top(logits, record.labels, arguments.top)})
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return 0
+    for result in results:
+        ranks = ", ".join(f"{c['label']} {c['probability']:.1%}" for c in result["classes"])
+        print(f"{result['image']}: {ranks}")
+    return 0
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.edge import timing
+
+    size = Path(arguments.file)
+    if not size.is_file():
+        raise FileNotFoundError(f"hbnn benchmark: there is no file {arguments.file!r}.")
+    if arguments.device_output:
+        text = Path(arguments.device_output).read_text(encoding="utf-8", errors="replace")
+        where = Path(arguments.device_output).stem
+        line = timing.read_device_output(text, size=size.stat().st_size, where=where)
+        result = timing.Benchmark((line,), "")
+    else:
+        model = _load(arguments.model, None)[0] if arguments.model else None
+        result = timing.benchmark(
+            arguments.file, model, threads=arguments.threads, runs=arguments.runs
+        )
+    print(result.to_json() if arguments.json else result.to_markdown(), end="\n" * arguments.json)
+    if not arguments.json and not arguments.device_output:
+        print("\nTo measure on a device:\n\n" + timing.device_commands(arguments.file))
+    return 0
+
+
+def _load(path: str, data_name: str | None) -> tuple[Any, Dataset | None]:
+    """The model of a run folder or file, and the data it belongs to, where that is known."""
+    import hbnn_larq  # noqa: F401  (registers the quantizers)
+    from hbnn_larq import rebuilding
+    from hbnn_larq.training import data
+    from hbnn_larq.training.recipe import Recipe
+
+    folder = Path(path)
+    normalization = "dataset"
+    if folder.is_dir() and (folder / "recipe.json").exists():
+        recipe = Recipe.from_json((folder / "recipe.json").read_text())
+        data_name = data_name or recipe.dataset
+        normalization = recipe.normalization
+        path = str(folder / "model.keras")
+        if not Path(path).exists():
+            raise FileNotFoundError(
+                f"there is no {path}; `hbnn train` writes it when a run is finished"
+            )
+    model = rebuilding.load(path, call="hbnn")
+    dataset = data.load(data_name).normalized_as(normalization) if data_name else None
+    return model, dataset
+
+
+def _images(model: Any, dataset: Dataset | None, count: int) -> Any:
+    import numpy as np
+
+    if count < 1:
+        raise ValueError(f"--images {count}: compare on at least 1 image")
+    if dataset is not None:
+        if tuple(model.inputs[0].shape[1:]) != dataset.image_shape:
+            raise ValueError(
+                f"--data {dataset.name}: its images are {dataset.image_shape}, the model takes "
+                f"{tuple(model.inputs[0].shape[1:])}. Name the data that the model was made for."
+            )
+        return dataset.normalize(dataset.test.images[:count])
+    print("no data named: comparing on random noise (--data NAME for images)", file=sys.stderr)
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.normal(size=(count, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs
+    ]
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def _pixels(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An image file as pixels 0 to 255 of the network's size."""
+    import numpy as np
+    import tensorflow as tf
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"hbnn predict: there is no image {path!r}.")
+    height, width, channels = shape
+    if path.endswith(".npy"):
+        pixels = np.load(path)
+        if pixels.ndim == 2:
+            pixels = pixels[..., np.newaxis]
+    else:
+        try:
+            pixels = tf.io.decode_image(
+                Path(path).read_bytes(), channels=channels, expand_animations=False
+            ).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                f"hbnn predict: {path!r} cannot be read as PNG, JPEG, BMP or GIF with {channels} "
+                f"channels ({error.message.splitlines()[0]})."
+            ) from None
+    if pixels.ndim != 3 or pixels.shape[-1] != channels:
+        raise ValueError(
+            f"hbnn predict: {path!r} has shape {pixels.shape}; the file takes images of "
+            f"{channels} channels."
+        )
+    if pixels.shape[:2] != (height, width):
+        pixels = tf.image.resize(pixels, (height, width), antialias=True).numpy()
+    return pixels.astype(np.float32)
+
+
+def _top(logits: Any, labels: tuple[str, ...], count: int) -> list[dict[str, Any]]:
+    import numpy as np
+
+    scores = np.asarray(logits, np.float64)[0]
+    are_probabilities = np.all(scores >= 0) and abs(scores.sum() - 1) < 1e-3
+    if not are_probabilities:
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    order = np.argsort(-scores)[:count]
+    return [
+        {
+            "class": int(k),
+            "label": labels[k] if labels else f"class {k}",
+            "probability": float(scores[k]),
+        }
+        for k in order
+    ]
