@@ -13,7 +13,8 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: 
     """Training loss and validation accuracy over epochs, one line per run.
 
     # Arguments
-        histories: `{label: rows}`; each row holds `epoch`, `loss` and `validation_top1` (percent).
+        histories: `{label: rows}`; each row holds `epoch`, `loss` and `validation_top1`
+            (percent), or `train_top1` where there is no validation split.
         path: the PNG file to write.
 
     # Returns
@@ -21,26 +22,28 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: 
     """
     figure = _figure(9, 3.6)
     losses, accuracies = figure.subplots(1, 2)
+    validated = all(
+        row["validation_top1"] is not None for rows in histories.values() for row in rows
+    )
+    key, what = ("validation_top1", "validation") if validated else ("train_top1", "training")
     for label, rows in histories.items():
         epochs = [row["epoch"] for row in rows]
         losses.plot(epochs, [row["loss"] for row in rows], label=label)
-        accuracies.plot(epochs, [row["validation_top1"] for row in rows], label=label)
+        accuracies.plot(epochs, [row[key] for row in rows], label=label)
     losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
-    accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    accuracies.set(xlabel="epoch", ylabel=f"{what} accuracy (%)")
     accuracies.legend()
     return _write(figure, path)
 
 
-def flips_per_layer(
-    rows: Sequence[Mapping[str, Any]], path: str | Path, *, predicted: float | None = None
-) -> Path:
+def flips_per_layer(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     """Sign flips per step and against initialisation over epochs, one line per layer.
 
     # Arguments
         rows: one per epoch, with `epoch` and `layers`, which holds `flips_per_step` and
-            `flips_vs_init` as `{layer: share}`.
+            `flips_vs_init` as `{layer: share}`; where a row has `flips_predicted`, the share per
+            step that the flip-rate law predicts for it, that is drawn as a dashed line.
         path: the PNG file to write.
-        predicted: mean share per step that the flip-rate law predicts, drawn as a dashed line.
 
     # Returns
         `path`.
@@ -51,10 +54,9 @@ def flips_per_layer(
     for layer in rows[0]["layers"]["flips_per_step"]:
         for axes, key in ((steps, "flips_per_step"), (initial, "flips_vs_init")):
             axes.plot(epochs, [100 * row["layers"][key][layer] for row in rows], label=layer)
-    if predicted is not None:
-        steps.axhline(
-            100 * predicted, color="black", linestyle="--", label="law, mean over the run"
-        )
+    if "flips_predicted" in rows[0]:
+        predicted = [100 * row["flips_predicted"] for row in rows]
+        steps.plot(epochs, predicted, color="black", linestyle="--", label="flip-rate law")
     steps.set(xlabel="epoch", ylabel="weights that flip per step (%)", ylim=(0, None))
     initial.set(xlabel="epoch", ylabel="weights that differ from the start (%)", ylim=(0, 60))
     steps.legend(fontsize="small")

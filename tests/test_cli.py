@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from micro import micro_model
+
 from hbnn_larq.training import data, recipes, run
 from hbnn_larq.training.cli import main
 from hbnn_larq.training.recipe import Recipe
@@ -20,7 +22,8 @@ def tiny(monkeypatch):
     """A recipe on 60 images that the command finds by name."""
     small = data.generated((8, 8, 1), 3, train=60, validation=9, test=12, difficulty=0.2)
     monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
-    monkeypatch.setattr(data, "load", lambda name: small)
+    monkeypatch.setattr(data, "load", lambda name, folder=None, **_: small)
+    monkeypatch.setattr(run, "build_model", micro_model)
     monkeypatch.setattr(data, "training_images", lambda name: 60)
     return small
 

@@ -4,41 +4,19 @@ import csv
 import json
 import signal
 
-import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-from hbnn_larq.training import data, run, steps
-from hbnn_larq.training.recipe import Recipe
+from micro import micro_model
 
 from hbnn_larq import flip_rate
+from hbnn_larq.training import data, run, steps
+from hbnn_larq.training.recipe import Recipe
 
 TINY = Recipe(
     name="tiny", source="a test", dataset="tiny", model="vgg_small", width=1 / 32,
     kernel_quantizer="ste_sign", epochs=3, batch_size=10, latent_decay=0.05,
 )  # fmt: skip
-
-
-def micro_model(recipe, image_shape, num_classes):
-    """Two convolutions instead of a VGGSmall: these tests are about the run around the model."""
-    binary = recipe.kernel_quantizer is not None
-    return tf.keras.Sequential(
-        [
-            tf.keras.layers.Conv2D(8, 3, use_bias=False, input_shape=image_shape, name="stem"),
-            tf.keras.layers.BatchNormalization(momentum=0.9, name="stem_bn"),
-            lq.layers.QuantConv2D(
-                8,
-                3,
-                input_quantizer="approx_sign" if binary else None,
-                kernel_quantizer=recipe.kernel_quantizer,
-                use_bias=False,
-                name="conv",
-            ),
-            tf.keras.layers.BatchNormalization(momentum=0.9, name="conv_bn"),
-            tf.keras.layers.Flatten(),
-            tf.keras.layers.Dense(num_classes, name="dense"),
-        ]
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -233,6 +211,23 @@ def test_evaluation_of_a_model_that_does_not_fit_is_refused(tiny):
 def test_bad_flip_interval_is_named(tmp_path, tiny, bad):
     with pytest.raises(ValueError, match=rf"fit\(flips_every={bad}\)"):
         run.fit(TINY, tmp_path, dataset=tiny, flips_every=bad)
+
+
+def test_without_validation_split_a_run_reports_none_and_hold_out_makes_one(tmp_path, tiny):
+    bare = data.Dataset(**{**vars(tiny), "validation": tiny.train.chosen(np.arange(0))})
+    results = run.fit(TINY.changed(epochs=1), tmp_path / "bare", dataset=bare, say=silent)
+    assert results["accuracy"]["validation_top1"] is None
+    assert results["history"][0]["validation_top1"] is None
+    held = TINY.changed(epochs=1, hold_out=5)
+    results = run.fit(held, tmp_path / "held", dataset=bare, say=silent)
+    assert results["images"] == {"train": 30, "validation": 5, "test": 12}
+    assert results["accuracy"]["validation_top1"] is not None
+
+
+def test_an_early_stop_ends_on_the_unchanged_schedule(tmp_path, tiny, unbroken):
+    stopped = run.fit(TINY.changed(stop_epoch=2), tmp_path, dataset=tiny, say=silent, flips_every=1)
+    assert stopped["steps"] == 8
+    assert stopped["history"] == unbroken[1]["history"][:2]
 
 
 def test_label_smoothing_is_that_of_keras(tiny):

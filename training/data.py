@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,7 @@ import tensorflow as tf
 __all__ = [
     "Augmentation",
     "Dataset",
+    "FileSplit",
     "Split",
     "dataset_names",
     "digits",
@@ -59,6 +61,42 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def chosen(self, indices: np.ndarray) -> Split:
+        """The images and labels at these positions."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Image files and their labels, decoded when they are needed.
+
+    # Attributes
+        paths: of JPEG, PNG, GIF or BMP files.
+        labels: (n,), int64 class numbers.
+        image_shape: (height, width, 3) after cropping.
+        resize: shorter side of an image in evaluation, before its middle is cropped.
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    image_shape: tuple[int, int, int]
+    resize: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def chosen(self, indices: np.ndarray) -> FileSplit:
+        """The files and labels at these positions."""
+        return replace(
+            self, paths=tuple(self.paths[i] for i in indices), labels=self.labels[indices]
+        )
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -82,8 +120,8 @@ class Dataset:
 
     # Attributes
         name: by which it was loaded.
-        train, validation, test: the splits. Settings are chosen on validation; test is for the
-            final figure only.
+        train, validation, test: the splits. Settings are chosen on validation, which may be
+            empty (see `with_hold_out`); test is for the final figure only.
         num_classes: number of classes.
         mean, scale: per channel; the network sees `(raw - mean) / scale`.
         augmentation: of the training split.
@@ -91,9 +129,9 @@ class Dataset:
     """
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | FileSplit
+    validation: Split | FileSplit
+    test: Split | FileSplit
     num_classes: int
     mean: tuple[float, ...]
     scale: tuple[float, ...]
@@ -120,11 +158,32 @@ class Dataset:
             )
         return replace(self, mean=IMAGENET_MEAN, scale=IMAGENET_SCALE)
 
+    def with_hold_out(self, count: int) -> Dataset:
+        """The data set with `count` fixed random training images moved to validation.
+
+        # Raises
+            ValueError: where there is a validation split already, or too few images.
+        """
+        if count == 0:
+            return self
+        total = len(self.train)
+        if len(self.validation):
+            raise ValueError(
+                f"hold_out={count}: {self.name} has a validation split of its own; leave it at 0."
+            )
+        if not 0 < count < total:
+            raise ValueError(
+                f"hold_out={count}: {self.name} has {total} training images; hold out 1 to "
+                f"{total - 1} of them."
+            )
+        order = np.random.default_rng(0).permutation(total)
+        held, kept = np.sort(order[:count]), np.sort(order[count:])
+        return replace(self, train=self.train.chosen(kept), validation=self.train.chosen(held))
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of one image."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        return self.train.image_shape
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
         """Raw images as the network sees them, float32."""
@@ -245,43 +304,77 @@ def generated(
     )
 
 
-_LOADERS: dict[str, Callable[[], Dataset]] = {"digits": digits, "generated": generated}
-
 _TRAINING_IMAGES = {"digits": 1077, "cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}
 _SHAPED = re.compile(r"generated-(\d+)x(\d+)x(\d+)-(\d+)")
 
 
 def dataset_names() -> tuple[str, ...]:
     """Names that `load` knows."""
-    return tuple(sorted(_LOADERS))
+    return ("cifar10", "cifar100", "digits", "generated", "imagenet", "pictures")
 
 
-def load(name: str) -> Dataset:
+def load(
+    name: str,
+    folder: str | Path | None = None,
+    *,
+    image_size: int | None = None,
+    unreadable: str = "error",
+    say: Callable[[str], None] = print,
+) -> Dataset:
     """The data set of a name.
 
+    | name | what | folder |
+    |---|---|---|
+    | `digits` | real 8x8 scans, bundled | none |
+    | `generated`, `generated-HxWxC-K` | made-up, K classes, images of H x W x C | none |
+    | `cifar10`, `cifar100` | see `hbnn_larq.training.cifar` | of the official archive, or none |
+    | `imagenet` | see `hbnn_larq.training.folders` | holds `train` and `val` |
+    | `pictures` | your own, see `hbnn_larq.training.folders` | holds one folder per class |
+
     # Arguments
-        name: one of `dataset_names()`, or `generated-HxWxC-K` for a generated set of K classes
-            and images of height H, width W and C channels.
+        name: one of these.
+        folder: where its files are.
+        image_size: side in pixels, for `imagenet` and `pictures`.
+        unreadable: "error" or "skip" files that are no pictures, for `pictures`.
+        say: called with what is worth knowing while loading.
 
     # Raises
-        ValueError: for an unknown name, with the closest ones.
+        ValueError: for an unknown name, with the closest ones, or files that do not fit.
     """
     shaped = _SHAPED.fullmatch(name)
-    if shaped:
+    bundled = {"digits": digits, "generated": generated}
+    if name in bundled or shaped:
+        if folder is not None:
+            raise ValueError(f"{name} needs no files; leave out --data {folder}.")
+        if not shaped:
+            return bundled[name]()
         height, width, channels, classes = map(int, shaped.groups())
         return replace(generated((height, width, channels), classes), name=name)
-    if name not in _LOADERS:
-        close = difflib.get_close_matches(name, _LOADERS, n=3, cutoff=0.3) or dataset_names()
-        raise ValueError(f'no data set "{name}". Closest: {", ".join(close)}.')
-    return _LOADERS[name]()
+    if name in ("cifar10", "cifar100"):
+        from hbnn_larq.training import cifar
+
+        return cifar.load(name, folder)
+    if name in ("imagenet", "pictures"):
+        from hbnn_larq.training import folders
+
+        if folder is None:
+            raise ValueError(f"{name}: say where its files are with --data FOLDER.")
+        size = {} if image_size is None else {"size": image_size}
+        if name == "imagenet":
+            return folders.imagenet(folder, **size)
+        return folders.pictures(folder, unreadable=unreadable, say=say, **size)
+    close = difflib.get_close_matches(name, dataset_names(), n=3, cutoff=0.3) or dataset_names()
+    raise ValueError(f'no data set "{name}". Closest: {", ".join(close)}.')
 
 
 def training_images(name: str) -> int:
     """Size of the training split of a data set, without loading it where that is known.
 
     # Raises
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or `pictures`.
     """
+    if name == "pictures":
+        raise ValueError("pictures: how many there are is known once they are loaded.")
     if name == "generated" or _SHAPED.fullmatch(name):
         return GENERATED_TRAIN
     return _TRAINING_IMAGES[name] if name in _TRAINING_IMAGES else len(load(name).train)
@@ -319,7 +412,7 @@ def training_batches(
             f"holds 1 to {count} of them."
         )
     steps = steps_per_epoch(dataset, batch_size)
-    images = tf.constant(dataset.train.images)
+    fetch = _training_images(dataset.train, dataset.augmentation)
     labels = tf.constant(dataset.train.labels)
     mean, scale = tf.constant(dataset.mean), tf.constant(dataset.scale)
 
@@ -332,8 +425,8 @@ def training_batches(
         return tf.data.Dataset.zip((numbers, batches))
 
     def fill(step: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = tf.cast(tf.gather(images, chosen), tf.float32)
-        batch = _augment(batch, dataset.augmentation, tf.stack([seed + (1 << 32), step]))
+        # Order and augmentation draw from different streams of the same seed.
+        batch = fetch(chosen, tf.stack([tf.constant(seed + (1 << 32), tf.int64), step]))
         return (batch - mean) / scale, tf.gather(labels, chosen)
 
     first_epoch, inside = divmod(first_step, steps)
@@ -346,18 +439,82 @@ def training_batches(
     )
 
 
-def evaluation_batches(dataset: Dataset, split: Split, *, batch_size: int = 250) -> tf.data.Dataset:
+def evaluation_batches(
+    dataset: Dataset, split: Split | FileSplit, *, batch_size: int = 250
+) -> tf.data.Dataset:
     """One pass over a split in order, normalised and without augmentation."""
+    content: tf.data.Dataset
+    if isinstance(split, FileSplit):
+        paths = tf.constant(split.paths, tf.string, shape=[len(split)])
+        content = tf.data.Dataset.from_tensor_slices((paths, split.labels)).map(
+            lambda path, label: (_centre_crop(_decode(path), split), label),
+            num_parallel_calls=2,
+            deterministic=True,
+        )
+    else:
+        content = tf.data.Dataset.from_tensor_slices((split.images, split.labels))
 
     def fill(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return (tf.cast(images, tf.float32) - dataset.mean) / dataset.scale, labels
 
-    return (
-        tf.data.Dataset.from_tensor_slices((split.images, split.labels))
-        .batch(batch_size)
-        .map(fill, num_parallel_calls=2, deterministic=True)
-        .prefetch(2)
+    return content.batch(batch_size).map(fill, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def _training_images(
+    split: Split | FileSplit, augmentation: Augmentation
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """(indices, seed) -> raw float32 images, cropped, shifted and mirrored."""
+    if isinstance(split, FileSplit):
+        paths = tf.constant(split.paths, tf.string)
+
+        def decode(chosen: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            def crop(place: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+                index, number = place
+                return _random_crop(
+                    _decode(paths[index]), split, tf.add(seed, [number * (1 << 33), 0])
+                )
+
+            numbers = tf.range(tf.shape(chosen, tf.int64)[0])
+            batch = tf.map_fn(crop, (chosen, numbers), fn_output_signature=tf.float32)
+            return _augment(batch, augmentation, seed)
+
+        return decode
+    images = tf.constant(split.images)
+
+    def gather(chosen: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return _augment(tf.cast(tf.gather(images, chosen), tf.float32), augmentation, seed)
+
+    return gather
+
+
+def _decode(path: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def _random_crop(image: tf.Tensor, split: FileSplit, seed: tf.Tensor) -> tf.Tensor:
+    """A random 8 to 100 % of the area, between 3:4 and 4:3, resized."""
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros([1, 0, 4]),
+        seed=seed,
+        area_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        use_image_if_no_bounding_boxes=True,
     )
+    cropped = tf.slice(image, begin, size)
+    return tf.ensure_shape(tf.image.resize(cropped, split.image_shape[:2]), split.image_shape)
+
+
+def _centre_crop(image: tf.Tensor, split: FileSplit) -> tf.Tensor:
+    """Shorter side scaled to `split.resize`, middle cropped."""
+    height, width, _ = split.image_shape
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    scaled = tf.cast(tf.math.ceil(sides * (split.resize / tf.reduce_min(sides))), tf.int32)
+    image = tf.image.resize(image, scaled)
+    top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
+    return tf.ensure_shape(image[top : top + height, left : left + width], split.image_shape)
 
 
 def _augment(images: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor) -> tf.Tensor:

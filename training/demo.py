@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from hbnn_larq.training import checkpoints, data, run
-from hbnn_larq.training.recipes import digits
 
 from hbnn_larq import edge, plots
+from hbnn_larq.training import checkpoints, data, run
+from hbnn_larq.training.recipes import digits
 
 __all__ = ["demo"]
 
@@ -72,11 +72,7 @@ def demo(
         {label: results["history"] for label, results in trained.items()},
         workdir / "learning_curves.png",
     )
-    plots.flips_per_layer(
-        trained["hyperbolic"]["history"],
-        workdir / "flips.png",
-        predicted=trained["hyperbolic"]["flips"]["predicted_per_step"],
-    )
+    plots.flips_per_layer(trained["hyperbolic"]["history"], workdir / "flips.png")
     results = {
         "quick": quick,
         "seed": seed,

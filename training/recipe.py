@@ -23,7 +23,9 @@ __all__ = ["FlipForecast", "Recipe", "keep_decay_sum"]
 # Changing these does not make it another experiment.
 _NEUTRAL = ("seed",)
 # Changing these changes how many steps there are or how large each is.
-_SCHEDULE_FIELDS = ("epochs", "batch_size", "learning_rate", "schedule", "warmup_epochs", "dataset")
+_SCHEDULE_FIELDS = (
+    "epochs", "batch_size", "learning_rate", "schedule", "warmup_epochs", "dataset", "hold_out",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Recipe:
         name: under which `hbnn train NAME` finds it.
         source: where its settings come from.
         dataset: name of a data set of `hbnn_larq.training.data`.
+        hold_out: training images moved to validation, for data without a validation split.
+        image_size: side in pixels of "imagenet" and "pictures"; None for their default.
         normalization: "dataset" for the mean and deviation of the data set itself, "imagenet" for
             the ImageNet constants, which several CIFAR-10 code bases use.
         model: "vgg_small", "resnet18", "resnet20" or "resnet34".
@@ -67,6 +71,8 @@ class Recipe:
     source: str
     dataset: str
     model: str
+    hold_out: int = 0
+    image_size: int | None = None
     normalization: str = "dataset"
     width: float = 1.0
     stem: str | None = None
@@ -104,6 +110,10 @@ class Recipe:
             self._require(name, value >= 0 and math.isfinite(value), "a number, 0 or above")
         for name in ("momentum", "label_smoothing"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require("hold_out", self.hold_out >= 0, "a whole number, 0 or above")
+        self._require(
+            "image_size", self.image_size is None or self.image_size >= 1, "none, or 1 or above"
+        )
         self._require("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, "0 to epochs - 1")
         self._require(
             "stop_epoch",

@@ -34,15 +34,15 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from hbnn_larq.training import checkpoints, data
-from hbnn_larq.training.models import build_model, build_optimizer
-from hbnn_larq.training.recipe import Recipe
-from hbnn_larq.training.steps import Evaluator, TrainStep
 
 from hbnn_larq import plots
 from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
-from hbnn_larq.flip_rate import verdict
+from hbnn_larq.flip_rate import mean_flips_per_step, verdict
 from hbnn_larq.metrics import information_gain
+from hbnn_larq.training import checkpoints, data
+from hbnn_larq.training.models import build_model, build_optimizer
+from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.steps import Evaluation, Evaluator, TrainStep
 
 __all__ = ["Stopped", "evaluate", "fit"]
 
@@ -58,6 +58,7 @@ def fit(
     workdir: str | Path,
     *,
     dataset: data.Dataset | None = None,
+    folder: str | Path | None = None,
     say: Say = print,
     flips_every: int = 10,
     checkpoint_every: int | None = None,
@@ -69,6 +70,7 @@ def fit(
         recipe: what to train.
         workdir: folder of the run; created where missing.
         dataset: instead of the one that the recipe names.
+        folder: where the files of the recipe's data set are, for those that have files.
         say: called with each line of progress.
         flips_every: count sign flips in one step of this many; 1 counts every step, at the cost
             of quantizing every kernel once more per step.
@@ -96,7 +98,8 @@ def fit(
     if not (isinstance(flips_every, int) and flips_every >= 1):
         raise ValueError(f"fit(flips_every={flips_every!r}): a whole number of steps, 1 or above.")
     workdir = Path(workdir)
-    dataset = (dataset or data.load(recipe.dataset)).normalized_as(recipe.normalization)
+    dataset = dataset or data.load(recipe.dataset, folder, image_size=recipe.image_size, say=say)
+    dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     # Without this, threads may add the terms of a gradient in another order in each run.
     tf.config.experimental.enable_op_determinism()
     _claim(workdir, recipe)
@@ -296,15 +299,15 @@ class _Run:
     def _end_epoch(self, done_before: int) -> None:
         counter, recipe = self.counter, self.recipe
         epoch = self.step // self.steps_per_epoch
-        validation = self.evaluator(data.evaluation_batches(self.dataset, self.dataset.validation))
+        validation = self._validation()
         row: dict[str, Any] = {
             "epoch": epoch,
             "step": self.step,
             "learning_rate": float(recipe.schedule_for(len(self.dataset.train))(self.step - 1)),
             "loss": self.loss_sum / self.seen,
             "train_top1": 100 * self.correct / self.seen,
-            "validation_loss": validation.loss,
-            "validation_top1": validation.top1,
+            "validation_loss": validation.loss if validation else None,
+            "validation_top1": validation.top1 if validation else None,
         }
         if counter.names:
             of_epoch, now = counter.flips_since(self.epoch_signs)
@@ -325,7 +328,10 @@ class _Run:
             shares = base_point_shares(self.model)
             if shares:
                 per_layer["edge_share"] = shares
+            rates = recipe.learning_rates(len(self.dataset.train))
+            rates = rates[self.step - self.steps_per_epoch : self.step].tolist()
             row |= {
+                "flips_predicted": mean_flips_per_step(rates, recipe.latent_decay, recipe.momentum),
                 "flips_per_step": counter.share(self.flips) / steps,
                 "flips_per_epoch": counter.share(of_epoch),
                 "flips_vs_init": counter.share(of_training),
@@ -337,11 +343,17 @@ class _Run:
         self._write_history()
         elapsed = time.monotonic() - self.started
         left = elapsed / (self.step - done_before) * (self.steps - self.step)
+        shown = f"  validation {validation.top1:.1f} %" if validation else ""
         flips = f"  flips/step {100 * row['flips_per_step']:.2f} %" if counter.names else ""
         self.say(
             f"epoch {epoch}/{recipe.stop_epoch or recipe.epochs}  loss {row['loss']:.4f}  "
-            f"train {row['train_top1']:.1f} %  validation {validation.top1:.1f} %{flips}  {_duration(left)} left"
+            f"train {row['train_top1']:.1f} %{shown}{flips}  "
+            f"{_duration(left)} left"
         )
+
+    def _validation(self) -> Evaluation | None:
+        split = self.dataset.validation
+        return self.evaluator(data.evaluation_batches(self.dataset, split)) if len(split) else None
 
     def _write_history(self) -> None:
         columns = [name for name in self.history[0] if name != "layers"]
@@ -355,7 +367,7 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         recipe, dataset = self.recipe, self.dataset
-        validation = self.evaluator(data.evaluation_batches(dataset, dataset.validation))
+        validation = self._validation()
         test = self.evaluator(data.evaluation_batches(dataset, dataset.test))
         flips: dict[str, Any] | None = None
         if self.counter.names:
@@ -377,7 +389,7 @@ class _Run:
                 "test": len(dataset.test),
             },
             "accuracy": {
-                "validation_top1": validation.top1,
+                "validation_top1": validation.top1 if validation else None,
                 "test_top1": test.top1,
                 "test_top5": test.top5,
                 "test_loss": test.loss,
@@ -391,9 +403,7 @@ class _Run:
         self._save_model()
         plots.learning_curves({recipe.name: self.history}, self.workdir / "learning_curves.png")
         if self.counter.names:
-            plots.flips_per_layer(
-                self.history, self.workdir / "flips.png", predicted=self.forecast.flips_per_step
-            )
+            plots.flips_per_layer(self.history, self.workdir / "flips.png")
         _write_text(self.workdir / "results.json", json.dumps(results, indent=2) + "\n")
         return results
 

@@ -45,6 +45,7 @@ def register(commands: Any) -> None:
     train.add_argument("name", help="a recipe of `hbnn recipes`")
     train.add_argument("--workdir", required=True, help="folder of the run")
     _add_changes(train)
+    _add_data(train)
     train.add_argument("--flips-every", type=int, default=10, metavar="N",
                        help="count sign flips in one step of N (%(default)s)")  # fmt: skip
     train.add_argument("--checkpoint-every", type=int, metavar="N",
@@ -61,9 +62,10 @@ def register(commands: Any) -> None:
         "hbnn evaluate runs/digits --split test",
     )
     evaluate.add_argument(
-        "path", metavar="run", help="folder of a run, or a model file with --data"
+        "path", metavar="run", help="folder of a run, or a model file with --dataset"
     )
-    evaluate.add_argument("--data", help="name of a data set; default: the run's own")
+    evaluate.add_argument("--dataset", help="name of a data set; default: the run's own")
+    _add_data(evaluate)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -88,6 +90,16 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
         "--keep-decay",
         action="store_true",
         help="do not rescale latent_decay when the schedule changes",
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="DIR", help="folder with the files of the data set")
+    parser.add_argument(
+        "--unreadable",
+        default="error",
+        choices=("error", "skip"),
+        help="what to do with files in your own folders that are no pictures (%(default)s)",
     )
 
 
@@ -135,11 +147,19 @@ def _train(arguments: argparse.Namespace) -> int:
     say = _quiet if arguments.json else _say
     original = find(arguments.name)
     recipe, notices = _apply_changes(original, arguments)
-    images = data.training_images(recipe.dataset)
+    dataset = data.load(
+        recipe.dataset,
+        arguments.data,
+        image_size=recipe.image_size,
+        unreadable=arguments.unreadable,
+        say=say,
+    )
+    images = len(dataset.train) - recipe.hold_out
     _describe(original, recipe, notices, images, arguments.workdir, say)
     results = run.fit(
         recipe,
         arguments.workdir,
+        dataset=dataset,
         say=say,
         flips_every=arguments.flips_every,
         checkpoint_every=arguments.checkpoint_every,
@@ -149,9 +169,10 @@ def _train(arguments: argparse.Namespace) -> int:
         print(json.dumps(results, indent=2))
         return 0
     accuracy, flips = results["accuracy"], results["flips"]
+    validated = accuracy["validation_top1"]
     print(
-        f"accuracy {accuracy['test_top1']:.2f} % of {results['images']['test']:,} test images "
-        f"(validation {accuracy['validation_top1']:.2f} %)"
+        f"accuracy {accuracy['test_top1']:.2f} % of {results['images']['test']:,} test images"
+        + (f" (validation {validated:.2f} %)" if validated is not None else "")
     )
     if flips:
         print(
@@ -174,13 +195,14 @@ def _apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, l
             raise ValueError(f"--set {word}: write it as FIELD=VALUE, such as --set epochs=20")
         changes[field] = value
     recipe = original.changed(**changes)
-    if arguments.keep_decay or recipe == original:
+    # How many pictures a user's folder holds is not known yet, and no recipe is made for them.
+    if arguments.keep_decay or recipe == original or recipe.dataset == "pictures":
         return recipe, []
     recipe, notice = keep_decay_sum(
         original,
         recipe,
-        old_images=data.training_images(original.dataset),
-        new_images=data.training_images(recipe.dataset),
+        old_images=data.training_images(original.dataset) - original.hold_out,
+        new_images=data.training_images(recipe.dataset) - recipe.hold_out,
     )
     return recipe, [notice] if notice else []
 
@@ -211,17 +233,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training.recipe import Recipe
 
     path = Path(arguments.path)
-    name = arguments.data
+    name = arguments.dataset
+    recipe = None
     if path.is_dir():
         recipe_path, path = path / "recipe.json", path / "model.keras"
         if not recipe_path.exists():
             raise ValueError(f"{arguments.path} holds no run: there is no recipe.json in it")
-        name = name or Recipe.from_json(recipe_path.read_text()).dataset
+        recipe = Recipe.from_json(recipe_path.read_text())
+        name = name or recipe.dataset
     if not path.exists():
         raise ValueError(f"there is no {path}; `hbnn train` writes it when a run is finished")
     if name is None:
-        raise ValueError(f"{path} is a model without a recipe: name its data with --data")
-    dataset = data.load(name)
+        raise ValueError(f"{path} is a model without a recipe: name its data with --dataset")
+    dataset = data.load(
+        name,
+        arguments.data,
+        image_size=recipe.image_size if recipe else None,
+        unreadable=arguments.unreadable,
+        say=_quiet if arguments.json else _say,
+    )
+    if recipe:
+        dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     import tensorflow as tf
 
     model = tf.keras.models.load_model(path, compile=False)

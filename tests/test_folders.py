@@ -1,0 +1,166 @@
+"""Pictures in folders: the splits, the crops, and what is said about files that do not fit."""
+
+import numpy as np
+import pytest
+
+from hbnn_larq.training import data, folders
+
+from PIL import Image  # isort: skip
+
+
+def paint(path, colour, size=(12, 9)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Thirty red and thirty blue pictures, in class folders only."""
+    for number in range(30):
+        paint(tmp_path / "blue" / f"{number}.png", (0, 0, 200))
+        paint(tmp_path / "red" / f"{number}.jpg", (200, 0, 0))
+    return tmp_path
+
+
+def test_own_pictures_are_split_per_class_and_squared(own):
+    loaded = data.load("pictures", own, image_size=8)
+    assert loaded.class_names == ("blue", "red") and loaded.image_shape == (8, 8, 3)
+    sizes = [len(split) for split in (loaded.train, loaded.validation, loaded.test)]
+    assert sum(sizes) == 60 and sizes[0] > sizes[2] > 0 and sizes[1] > 0
+    for split in (loaded.train, loaded.validation, loaded.test):
+        colour = split.images.mean(axis=(1, 2))
+        np.testing.assert_array_equal(split.labels, (colour[:, 0] > 100).astype(int))
+
+
+def test_a_picture_stays_in_its_split_when_others_are_added(own):
+    before = folders._divided(folders._listed(own))
+    paint(own / "red" / "another.png", (200, 0, 0))
+    after = folders._divided(folders._listed(own))
+    for split, classes in before.items():
+        for name, paths in classes.items():
+            assert set(paths) <= set(after[split][name])
+
+
+def test_given_splits_are_kept(tmp_path):
+    for split, count in (("train", 4), ("validation", 1), ("test", 2)):
+        for name in ("a", "b"):
+            for number in range(count):
+                paint(tmp_path / split / name / f"{number}.png", (number, 0, 0))
+    loaded = data.load("pictures", tmp_path, image_size=4)
+    assert [len(s) for s in (loaded.train, loaded.validation, loaded.test)] == [8, 2, 4]
+
+
+def test_middle_of_a_wide_picture_is_taken(tmp_path):
+    picture = np.zeros((4, 12, 3), np.uint8)
+    picture[:, 4:8] = 255
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    np.testing.assert_array_equal(folders._square(tmp_path / "wide.png", 4), 255)
+
+
+def test_unreadable_file_is_fatal_or_skipped_with_a_count(own):
+    (own / "red" / "broken.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match=r"broken.jpg is no picture .*--unreadable skip"):
+        data.load("pictures", own, image_size=8)
+    lines = []
+    loaded = data.load("pictures", own, image_size=8, unreadable="skip", say=lines.append)
+    assert sum(len(s) for s in (loaded.train, loaded.validation, loaded.test)) == 60
+    assert lines == [f"skipped 1 unreadable files, the first {own / 'red' / 'broken.jpg'}"]
+
+
+@pytest.mark.parametrize(
+    "prepare, message",
+    [
+        (lambda folder: None, "has 0 class folders; at least 2"),
+        (lambda folder: paint(folder / "a" / "0.png", "red"), "has 1 class folders; at least 2"),
+        (
+            lambda folder: [paint(folder / "a" / "0.png", "red"), (folder / "b").mkdir()],
+            "b holds no picture. Known endings: .jpg",
+        ),
+        (
+            lambda folder: [paint(folder / c / "0.png", "red") for c in "ab"],
+            "class a has 1 pictures, too few to split",
+        ),
+        (
+            lambda folder: [
+                paint(folder / s / c / "0.png", "red")
+                for s, classes in (("train", "ab"), ("validation", "ab"), ("test", "ac"))
+                for c in classes
+            ],
+            r"train and test have different class folders \(b, c\)",
+        ),
+    ],
+    ids=["empty", "one class", "no picture", "one each", "other classes"],
+)
+def test_folders_that_do_not_fit_are_named(tmp_path, prepare, message):
+    prepare(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        data.load("pictures", tmp_path)
+
+
+def test_too_many_pictures_for_memory_are_refused_before_decoding(own, monkeypatch):
+    monkeypatch.setattr(folders, "MEMORY_LIMIT", 1000)
+    with pytest.raises(ValueError, match=r"60 pictures of 8x8 take more than .* smaller size"):
+        data.load("pictures", own, image_size=8)
+
+
+def test_files_are_asked_for_where_they_are_needed_and_refused_where_not():
+    with pytest.raises(ValueError, match="pictures: say where its files are with --data FOLDER"):
+        data.load("pictures")
+    with pytest.raises(ValueError, match="digits needs no files; leave out --data x"):
+        data.load("digits", "x")
+
+
+@pytest.fixture
+def imagenet(tmp_path, monkeypatch):
+    """ImageNet's layout with two classes; red grows to the right, so that crops can be told."""
+    monkeypatch.setattr(folders, "IMAGENET_CLASSES", 2)
+    ramp = np.zeros((40, 60, 3), np.uint8)
+    ramp[..., 0] = np.arange(60) * 4
+    for split, count in (("train", 5), ("val", 3)):
+        for label, name in enumerate(("n01", "n02")):
+            for number in range(count):
+                path = tmp_path / split / name / f"{number}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                ramp[..., 2] = 200 * label
+                Image.fromarray(ramp).save(path, quality=95)
+    return tmp_path
+
+
+def test_imagenet_is_read_from_disk_in_batches_of_the_right_shape(imagenet):
+    loaded = data.load("imagenet", imagenet, image_size=16)
+    assert loaded.image_shape == (16, 16, 3)
+    assert [len(s) for s in (loaded.train, loaded.validation, loaded.test)] == [10, 0, 6]
+    batches = list(data.training_batches(loaded, batch_size=4, epochs=2, seed=0))
+    assert [images.shape[0] for images, _ in batches] == [4, 4, 2] * 2
+    for images, labels in batches:
+        blue = images.numpy()[..., 2].mean(axis=(1, 2))
+        np.testing.assert_array_equal(labels, (blue > 0).astype(int))
+
+
+def test_imagenet_crops_differ_but_resume_exactly(imagenet):
+    loaded = data.load("imagenet", imagenet, image_size=16)
+    whole = list(data.training_batches(loaded, batch_size=4, epochs=2, seed=0))
+    rest = list(data.training_batches(loaded, batch_size=4, epochs=2, seed=0, first_step=4))
+    for (images, labels), (again, same) in zip(whole[4:], rest, strict=True):
+        np.testing.assert_array_equal(images, again)
+        np.testing.assert_array_equal(labels, same)
+    reds = np.concatenate([images.numpy()[..., 0].mean(axis=(1, 2)) for images, _ in whole])
+    assert len(np.unique(reds.round(3))) > 15  # of 20 crops
+
+
+def test_imagenet_evaluation_takes_the_middle(imagenet):
+    loaded = data.load("imagenet", imagenet, image_size=16)
+    ((images, labels),) = data.evaluation_batches(loaded, loaded.test)
+    assert images.shape == (6, 16, 16, 3) and labels.numpy().tolist() == [0] * 3 + [1] * 3
+    red = images.numpy()[0, :, :, 0] * loaded.scale[0] + loaded.mean[0]
+    # The shorter side 40 becomes 18; the middle 16 of its 27 columns are columns 12 to 48 of 60.
+    assert red[:, 0].mean() == pytest.approx(4 * 13, abs=6)
+    assert red[:, -1].mean() == pytest.approx(4 * 46, abs=6)
+
+
+def test_imagenet_layouts_that_do_not_fit_are_named(imagenet, monkeypatch, tmp_path):
+    monkeypatch.setattr(folders, "IMAGENET_CLASSES", 1000)
+    with pytest.raises(ValueError, match="2 classes in train and 2 in val; both need the same 1,0"):
+        data.load("imagenet", imagenet)
+    with pytest.raises(ValueError, match=r"no folder .*train. .*train/CLASS.*image-net.org"):
+        data.load("imagenet", tmp_path / "elsewhere")

@@ -1,0 +1,232 @@
+"""Pictures in folders: a user's own, one sub-folder per class, or ImageNet's.
+
+Own pictures are decoded once into memory at the size asked for. ImageNet stays on disk: its
+images are decoded, cropped and resized in each epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hbnn_larq.training.data import (
+    IMAGENET_MEAN,
+    IMAGENET_SCALE,
+    Augmentation,
+    Dataset,
+    FileSplit,
+    Split,
+)
+
+__all__ = ["imagenet", "pictures"]
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+MEMORY_LIMIT = 4 * 2**30
+IMAGENET_CLASSES = 1000
+
+
+def pictures(
+    folder: str | Path,
+    *,
+    size: int = 64,
+    unreadable: str = "error",
+    say: Callable[[str], None] = print,
+) -> Dataset:
+    """A folder of class sub-folders of pictures, in memory.
+
+    Either `folder/train/CLASS/...` with `folder/validation` and `folder/test` beside it, or just
+    `folder/CLASS/...`; then a fixed 60/15/25 split per class is made from the file names, so a
+    picture stays in its split when others are added.
+
+    # Arguments
+        folder: holds the sub-folders.
+        size: every picture is scaled to this shorter side and cropped to a square in its middle.
+        unreadable: "error" to stop at a file that is no picture, "skip" to leave it out.
+        say: called with one line about skipped files.
+
+    # Returns
+        A `Dataset` with uint8 RGB images; training images are shifted by up to an eighth of
+        their side and mirrored.
+
+    # Raises
+        ValueError: for a folder without classes, classes without pictures, splits with different
+            classes, an unreadable picture, or more pictures than fit in memory at this size.
+    """
+    folder = Path(folder)
+    if unreadable not in ("error", "skip"):
+        raise ValueError(f'pictures(unreadable={unreadable!r}): "error" or "skip".')
+    if size < 1:
+        raise ValueError(f"pictures(size={size}): a side in pixels, 1 or above.")
+    if (folder / "train").is_dir():
+        listed = {name: _listed(folder / name) for name in ("train", "validation", "test")}
+    else:
+        listed = _divided(_listed(folder))
+    names = tuple(sorted(listed["train"]))
+    for which, classes in listed.items():
+        if tuple(sorted(classes)) != names:
+            odd = ", ".join(sorted(set(names) ^ set(classes))[:3])
+            raise ValueError(
+                f"{folder}: train and {which} have different class folders ({odd}); each split "
+                "needs the same ones."
+            )
+    count = sum(len(paths) for classes in listed.values() for paths in classes.values())
+    if count * size * size * 3 > MEMORY_LIMIT:
+        raise ValueError(
+            f"{folder}: {count:,} pictures of {size}x{size} take more than "
+            f"{MEMORY_LIMIT / 2**30:.0f} GiB of memory. Use a smaller size."
+        )
+    skipped: list[Path] = []
+
+    def split(classes: dict[str, list[Path]]) -> Split:
+        images, labels = [], []
+        for label, name in enumerate(names):
+            for path in classes[name]:
+                try:
+                    images.append(_square(path, size))
+                except OSError as error:
+                    if unreadable == "error":
+                        raise ValueError(
+                            f"{path} is no picture that can be read ({error}). Remove it, or "
+                            "leave such files out with --unreadable skip."
+                        ) from None
+                    skipped.append(path)
+                    continue
+                labels.append(label)
+        shape = (0, size, size, 3)
+        return Split(
+            np.stack(images) if images else np.zeros(shape, np.uint8), np.array(labels, np.int64)
+        )
+
+    splits = {name: split(classes) for name, classes in listed.items()}
+    if skipped:
+        say(f"skipped {len(skipped)} unreadable files, the first {skipped[0]}")
+    # Ten thousand pictures tell mean and deviation well enough.
+    pixels = splits["train"].images[:: max(1, len(splits["train"]) // 10_000)].reshape(-1, 3)
+    return Dataset(
+        name=str(folder),
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        num_classes=len(names),
+        mean=tuple(pixels.mean(axis=0).tolist()),
+        scale=tuple(np.maximum(pixels.std(axis=0), 1.0).tolist()),
+        augmentation=Augmentation(shift=max(size // 8, 1), flip=True),
+        class_names=names,
+    )
+
+
+def imagenet(folder: str | Path, *, size: int = 224, num_classes: int | None = None) -> Dataset:
+    """ImageNet as `folder/train/CLASS/*.JPEG` and `folder/val/CLASS/*.JPEG`.
+
+    Training images: a random crop of 8 to 100 % of the area, resized, mirrored at random.
+    Evaluation: shorter side scaled to 8/7 of the size, centre crop.
+
+    # Arguments
+        folder: holds `train` and `val`.
+        size: side of the square that the network sees.
+        num_classes: how many class folders there must be; 1,000 by default.
+
+    # Returns
+        A `Dataset` whose images stay on disk. `val` is its test split; no validation split.
+
+    # Raises
+        ValueError: where a folder is missing or the classes do not match.
+    """
+    folder = Path(folder)
+    expected = IMAGENET_CLASSES if num_classes is None else num_classes
+    for name in ("train", "val"):
+        if not (folder / name).is_dir():
+            raise ValueError(
+                f"imagenet: there is no folder {folder / name}. Unpack the official archives so "
+                "that --data FOLDER holds train/CLASS/*.JPEG and val/CLASS/*.JPEG; ImageNet can "
+                "only be downloaded with an account at image-net.org."
+            )
+    train, test = _listed(folder / "train"), _listed(folder / "val")
+    names = tuple(sorted(train))
+    if len(names) != expected or tuple(sorted(test)) != names:
+        raise ValueError(
+            f"imagenet: {folder} has {len(names)} classes in train and {len(test)} in val; both "
+            f"need the same {expected:,}."
+        )
+
+    def split(classes: dict[str, list[Path]]) -> FileSplit:
+        return FileSplit(
+            paths=tuple(str(path) for name in names for path in classes[name]),
+            labels=np.concatenate(
+                [np.full(len(classes[name]), label) for label, name in enumerate(names)]
+            ).astype(np.int64),
+            image_shape=(size, size, 3),
+            resize=size * 8 // 7,
+        )
+
+    return Dataset(
+        name="imagenet",
+        train=split(train),
+        validation=FileSplit((), np.zeros(0, np.int64), (size, size, 3), size * 8 // 7),
+        test=split(test),
+        num_classes=expected,
+        mean=IMAGENET_MEAN,
+        scale=IMAGENET_SCALE,
+        augmentation=Augmentation(flip=True),
+        class_names=names,
+    )
+
+
+def _listed(folder: Path) -> dict[str, list[Path]]:
+    """{class: its picture files}, sorted."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}.")
+    classes = {
+        entry.name: sorted(
+            path for path in entry.iterdir() if path.suffix.lower() in ENDINGS and path.is_file()
+        )
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
+    if len(classes) < 2:
+        raise ValueError(
+            f"{folder} has {len(classes)} class folders; at least 2 are needed, each with the "
+            "pictures of one class."
+        )
+    for name, paths in classes.items():
+        if not paths:
+            raise ValueError(
+                f"{folder / name} holds no picture. Known endings: {', '.join(ENDINGS)}."
+            )
+    return classes
+
+
+def _divided(classes: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]]:
+    """60 % train, 15 % validation, 25 % test of each class, by a hash of the file names."""
+    divided: dict[str, dict[str, list[Path]]] = {"train": {}, "validation": {}, "test": {}}
+    for name, paths in classes.items():
+        parts: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
+        for path in paths:
+            digest = hashlib.blake2b(f"{name}/{path.name}".encode(), digest_size=8).digest()
+            place = int.from_bytes(digest, "big") / 2**64
+            which = "train" if place < 0.6 else "validation" if place < 0.75 else "test"
+            parts[which].append(path)
+        if not parts["train"] or not parts["test"]:
+            raise ValueError(
+                f"class {name} has {len(paths)} pictures, too few to split into train, validation "
+                "and test. Add some, or make the folders train, validation and test yourself."
+            )
+        for which, chosen in parts.items():
+            divided[which][name] = chosen
+    return divided
+
+
+def _square(path: Path, size: int) -> np.ndarray:
+    """A picture as (size, size, 3) uint8: shorter side scaled to `size`, middle cropped."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        rgb = picture.convert("RGB")
+    factor = size / min(rgb.size)
+    width, height = (max(size, round(side * factor)) for side in rgb.size)
+    rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(rgb.crop((left, top, left + size, top + size)), np.uint8)
