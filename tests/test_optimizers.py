@@ -189,6 +189,29 @@ def test_saved_with_the_model_and_goes_on(with_adam, suffix, tmp_path, rng):
         np.testing.assert_array_equal(a, b)
 
 
+def test_tf_checkpoint_goes_on(tmp_path, rng):
+    x = rng.normal(size=(16, 6)).astype("float32")
+    y = np.eye(3, dtype="float32")[np.arange(16) % 3]
+
+    def compiled():
+        model = tf.keras.Sequential([tf.keras.Input((6,)), layer(), tf.keras.layers.Dense(3)])
+        model.compile(MobiusSGD(0.05, 0.9, latent_decay=0.01), "mse")
+        return model, tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    def train(m):
+        m.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+
+    model, checkpoint = compiled()
+    train(model)
+    path = checkpoint.save(tmp_path / "checkpoint")
+    train(model)
+    other, checkpoint = compiled()
+    checkpoint.restore(path)
+    train(other)
+    for a, b in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_others_leave_base_points_alone(rng):
     dense = layer()
     before = [w.numpy().copy() for w in dense.trainable_weights]
