@@ -264,9 +264,7 @@ def _publish(arguments: argparse.Namespace) -> int:
     print(f"sha256   {row.sha256}")
     print(f"card     {folder / str(row.card)}")
     print(f"registry {folder / 'registry.json'}")
-    print(
-        f"use      HBNN_LARQ_WEIGHTS={os.path.abspath(folder)}  {row.model}(weights={row.weights!r})"
-    )
+    print(f"to use   HBNN_LARQ_WEIGHTS={os.path.abspath(folder)}")
     return 0
 
 

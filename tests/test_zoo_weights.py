@@ -1,0 +1,474 @@
+"""Weights in files and by name: what is loaded is the network that was trained, or an error."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hbnn_larq.zoo import pretrained, weight_files
+from hbnn_larq.zoo.publish import publish
+
+import hbnn_larq
+from hbnn_larq import zoo
+from hbnn_larq.optimizers import is_base_point
+
+SMALL = {"input_shape": (8, 8, 1), "width": 1 / 16}
+PLAIN = {**SMALL, "kernel_quantizer": "ste_sign"}
+
+
+def shaken(model):
+    """Weights as after training: nothing is at its initial value any more."""
+    rng = np.random.default_rng(3)
+    for layer in model.layers:
+        for variable in layer.weights:
+            scale = 0.3 if is_base_point(variable) else 1.0
+            variable.assign(scale * rng.uniform(0.2, 1.0, variable.shape))
+        if hasattr(layer, "kernel"):
+            layer.kernel.assign(rng.normal(size=layer.kernel.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(4).normal(size=(32, 8, 8, 1)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A hyperbolic network whose base points matter."""
+    model = shaken(zoo.VGGSmall(**SMALL))
+    latents = {name: signs for name, signs in hbnn_larq.binary_weights(model).items()}
+    plain = zoo.VGGSmall(**PLAIN)
+    for layer in plain.layers:
+        layer.set_weights(model.get_layer(layer.name).get_weights()[: len(layer.weights)])
+    flipped = [np.mean(latents[k] != v) for k, v in hbnn_larq.binary_weights(plain).items()]
+    assert min(flipped) > 0.01
+    return model
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    architecture = {"input_shape": [8, 8, 1], "num_classes": 10, "width": 1 / 16}
+    weight_files.save_weights(trained, folder / "published.npz", architecture=architecture)
+    trained.save(folder / "model.keras")
+    trained.save(folder / "model.h5")
+    trained.save_weights(folder / "weights.h5")
+    trained.save_weights(folder / "keras.weights.h5")
+    trained.save_weights(folder / "checkpoint")
+    hbnn_larq.fold(trained).save(folder / "folded.keras")
+    hbnn_larq.fold(trained).save_weights(folder / "folded.h5")
+    return folder
+
+
+EVERY_FORMAT = [
+    "published.npz",
+    "model.keras",
+    "model.h5",
+    pytest.param("saved_model", marks=pytest.mark.slow),
+    "weights.h5",
+    "keras.weights.h5",
+    "checkpoint",
+    "folded.keras",
+    "folded.h5",
+]
+BY_NAME = [name for name in EVERY_FORMAT if name not in ("keras.weights.h5", "checkpoint")]
+
+
+@pytest.mark.parametrize("name", EVERY_FORMAT)
+def test_every_format_gives_the_trained_network(name, files, trained, images):
+    if name == "saved_model":
+        trained.save(files / name)  # takes long: not for the quick run
+    model = zoo.VGGSmall(**SMALL, weights=files / name)
+    np.testing.assert_array_equal(model(images), trained(images))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_network_without_top_equals_the_full_one(name, files, trained, images):
+    """larq-zoo #157: weights without a top that had come from another place."""
+    if name == "saved_model":
+        trained.save(files / name)
+    model = zoo.VGGSmall(**SMALL, weights=files / name, include_top=False)
+    features = tf.keras.Model(trained.input, trained.get_layer("conv5_act").output)
+    np.testing.assert_array_equal(model(images), features(images))
+
+
+def test_network_without_top_takes_other_sizes(files):
+    model = zoo.VGGSmall(weights=files / "published.npz", include_top=False, input_shape=(24, 8, 1))
+    assert model.output_shape == (None, 3, 1, 32)
+
+
+@pytest.mark.parametrize("quantizer", ["hyperbolic", "hyperbolic_boundary", "epc", "ste_sign"])
+@pytest.mark.parametrize("name", ["published.npz", "folded.keras", "folded.h5"])
+def test_a_folded_network_fits_any_sign_quantizer(name, quantizer, files, trained, images):
+    model = zoo.VGGSmall(**SMALL, kernel_quantizer=quantizer, weights=files / name)
+    np.testing.assert_array_equal(model(images), trained(images))
+    points = [v for v in model.trainable_variables if is_base_point(v)]
+    assert all(not np.any(point) for point in points)
+
+
+def test_published_weights_still_train(files):
+    """Latents in the size of a fresh start, not at the edge of the ball."""
+    model = zoo.VGGSmall(weights=files / "published.npz")
+    fresh = zoo.VGGSmall(**SMALL)
+    for layer, new in zip(model.layers, fresh.layers, strict=True):
+        if hasattr(layer, "kernel_quantizer"):
+            latents = [each.kernel.latent_variable.numpy() for each in (layer, new)]
+            sizes = [float(np.sqrt(np.mean(latent**2))) for latent in latents]
+            assert sizes[0] == pytest.approx(sizes[1], rel=0.2)
+
+
+def test_published_file_tells_its_architecture(files):
+    model = zoo.VGGSmall(weights=files / "published.npz")
+    assert model.input_shape == (None, 8, 8, 1)
+    assert weight_files.describe(files / "published.npz")["model"] == "VGGSmall"
+
+
+def test_published_file_holds_a_bit_for_a_weight(files):
+    with np.load(files / "published.npz") as archive:
+        assert archive["conv5/kernel_bits"].nbytes == 3 * 3 * 32 * 32 // 8
+        assert not any("base_point" in name for name in archive.files)
+
+
+def test_the_same_weights_give_the_same_bytes(trained, tmp_path):
+    first, second = (
+        weight_files.save_weights(trained, tmp_path / name, architecture={}) for name in "ab"
+    )
+    assert first == second == (tmp_path / "a").read_bytes()
+
+
+def test_float_weights_of_a_twin(tmp_path, images):
+    twin = shaken(zoo.VGGSmall(**SMALL, kernel_quantizer=None, input_quantizer=None))
+    weight_files.save_weights(twin, tmp_path / "twin.npz", architecture={})
+    loaded = zoo.VGGSmall(
+        **SMALL, kernel_quantizer=None, input_quantizer=None, weights=tmp_path / "twin.npz"
+    )
+    np.testing.assert_array_equal(loaded(images), twin(images))
+
+
+# Files that do not fit
+
+
+def damaged(files, tmp_path, name):
+    copy = tmp_path / name
+    content = (files / name).read_bytes()
+    copy.write_bytes(content[: len(content) // 2])
+    return copy
+
+
+@pytest.mark.parametrize("name", ["published.npz", "weights.h5", "model.h5"])
+def test_damaged_files_are_named(name, files, tmp_path):
+    with pytest.raises(ValueError, match=rf"{name}'?: the file is damaged, or not what its name"):
+        zoo.VGGSmall(**SMALL, weights=damaged(files, tmp_path, name))
+
+
+def test_damaged_keras_file_is_named(files, tmp_path):
+    with pytest.raises(ValueError, match=r"model.keras' is not a Keras model that can be loaded"):
+        zoo.VGGSmall(**SMALL, weights=damaged(files, tmp_path, "model.keras"))
+
+
+def test_flipped_bit_in_a_published_file_is_found(files, tmp_path):
+    content = bytearray((files / "published.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad.npz': the file is damaged"):
+        zoo.VGGSmall(weights=tmp_path / "bad.npz")
+
+
+def test_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"weights='runs/none.h5': there is no such file"):
+        zoo.VGGSmall(weights="runs/none.h5")
+    with pytest.raises(FileNotFoundError, match=r"none.npz': there is no such file"):
+        zoo.VGGSmall(weights="runs/none.npz")
+
+
+def test_unknown_kind_of_file_is_named(tmp_path):
+    (tmp_path / "weights.txt").write_text("")
+    with pytest.raises(ValueError, match=r"weights.txt'.*not a weights file by its name"):
+        zoo.VGGSmall(weights=tmp_path / "weights.txt")
+
+
+@pytest.mark.parametrize("format", ["weights.h5", "model.keras"])
+def test_top_less_file_in_a_full_network(format, tmp_path):
+    backbone = zoo.VGGSmall(**PLAIN, include_top=False)
+    (backbone.save if "keras" in format else backbone.save_weights)(tmp_path / f"x{format}")
+    with pytest.raises(ValueError, match=r"no weights for 'fc'.*without top.*include_top=False"):
+        zoo.VGGSmall(**PLAIN, weights=tmp_path / f"x{format}")
+
+
+def test_file_of_another_network(tmp_path):
+    other = zoo.ResNet20(input_shape=(8, 8, 1), width=0.25, kernel_quantizer="ste_sign")
+    other.save_weights(tmp_path / "other.h5")
+    with pytest.raises(ValueError, match=r"belongs to another network than this VGGSmall"):
+        zoo.VGGSmall(**PLAIN, weights=tmp_path / "other.h5")
+    weight_files.save_weights(other, tmp_path / "other.npz", architecture={})
+    with pytest.raises(ValueError, match=r"the file holds a ResNet20"):
+        zoo.VGGSmall(**PLAIN, weights=tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"width": 1 / 8}, "conv0/kernel has shape .*, in the file .*another width"),
+        ({"num_classes": 7}, r"fc/kernel has shape \(32, 7\), in the file \(32, 10\)"),
+        ({"input_shape": (16, 16, 1)}, "fc/kernel has shape .*Is it of another width, input"),
+    ],
+)
+def test_weights_of_another_shape(arguments, message, files):
+    with pytest.raises(ValueError, match=message):
+        zoo.VGGSmall(**{**SMALL, **arguments}, weights=files / "weights.h5")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"width": 0.5}, r"width=0.5\): these weights were trained with width=0.0625. Leave width"),
+        ({"num_classes": 7}, r"num_classes=7\): these weights were trained with num_classes=10"),
+        ({"input_shape": (16, 16, 1)}, r"input_shape=\(8, 8, 1\); include_top=False takes other"),
+        ({"input_shape": (8, 8, 3)}, r"trained with input_shape=\(8, 8, 1\)\."),
+    ],
+)
+def test_other_architecture_than_the_published_one(arguments, message, files):
+    with pytest.raises(ValueError, match=message):
+        zoo.VGGSmall(**arguments, weights=files / "published.npz")
+
+
+def test_latents_of_base_points_are_not_taken_for_plain_weights(files):
+    for name in ("weights.h5", "model.keras", "model.h5"):
+        with pytest.raises(ValueError, match=r"trained with base points.*has none.*fold"):
+            zoo.VGGSmall(**PLAIN, weights=files / name)
+
+
+def test_another_radius_is_another_network(files):
+    other = hbnn_larq.quantizers.Hyperbolic(r=2.0)
+    message = r"turns \d+ of \d+ signs.*trained with Hyperbolic\(r=0.05.*Hyperbolic\(r=2.0"
+    with pytest.raises(ValueError, match=message):
+        zoo.VGGSmall(**SMALL, kernel_quantizer=other, weights=files / "model.keras")
+
+
+def test_plain_sign_weights_warm_start_a_hyperbolic_network(tmp_path, images):
+    plain = shaken(zoo.VGGSmall(**PLAIN))
+    plain.save_weights(tmp_path / "plain.h5")
+    warm = zoo.VGGSmall(**SMALL, weights=tmp_path / "plain.h5")
+    np.testing.assert_array_equal(warm(images), plain(images))
+
+
+def test_signs_do_not_fit_a_quantizer_with_zeros(files):
+    with pytest.raises(ValueError, match=r"these weights are signs.*SteHeaviside.*sign quantizer"):
+        zoo.VGGSmall(**SMALL, kernel_quantizer="ste_heaviside", weights=files / "published.npz")
+
+
+def test_scaled_signs_are_not_published(tmp_path):
+    model = shaken(zoo.VGGSmall(**SMALL, kernel_quantizer="magnitude_aware_sign"))
+    with pytest.raises(ValueError, match=r"MagnitudeAwareSign\) gives scaled signs"):
+        weight_files.save_weights(model, tmp_path / "x.npz", architecture={})
+    assert list(tmp_path.iterdir()) == []
+
+
+# The registry
+
+
+def test_every_row_builds_its_network_and_names_a_command():
+    for row in zoo.list_pretrained():
+        assert row.model in zoo.MODELS
+        assert row.train.startswith("hbnn train ")
+        assert "file" in dataclasses.asdict(row)
+    assert ("VGGSmall", "digits") in {(row.model, row.weights) for row in zoo.list_pretrained()}
+
+
+def test_commands_of_the_registry_name_recipes():
+    from hbnn_larq.training.recipes import RECIPES
+
+    commands = {row.train.split()[2] for row in zoo.list_pretrained()}
+    assert commands <= set(RECIPES)
+
+
+def test_rows_with_a_file_have_a_right_one():
+    for row in zoo.list_pretrained():
+        if row.file is None:
+            continue
+        path = pretrained.PACKAGED / row.file
+        assert path.exists()
+        assert path.stat().st_size == row.bytes < 1_000_000
+        model = getattr(zoo, row.model)(weights=row.weights)
+        card = json.loads((pretrained.PACKAGED / row.card).read_text())
+        assert card["sha256"] == row.sha256
+        assert {"recipe", "seed", "command", "metrics", "versions", "licence", "data"} <= set(card)
+        assert list(model.input_shape[1:]) == row.architecture["input_shape"]
+
+
+def test_untrained_weights_name_the_command(monkeypatch):
+    monkeypatch.delenv(pretrained.BASE_VARIABLE, raising=False)
+    message = r"not been trained and published yet. Train them with `hbnn train cifar10-resnet18"
+    with pytest.raises(ValueError, match=message):
+        zoo.ResNet18(weights="cifar10")
+
+
+def test_unknown_name_lists_the_known():
+    message = r"`weights` argument should be either `None`.*ResNet18 knows 'cifar10', 'cifar100'"
+    with pytest.raises(ValueError, match=message):
+        zoo.ResNet18(weights="cifar")
+    with pytest.raises(ValueError, match=r"ResNet20 has no pretrained ones; 'digits' is for VGGS"):
+        zoo.ResNet20(weights="digits")
+
+
+# Publishing
+
+
+@pytest.fixture
+def run(files, tmp_path):
+    """What `hbnn train` leaves behind, as far as publishing needs it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(files / "model.keras", folder)
+    recipe = {"name": "tiny", "dataset": "toys", "model": "vgg_small", "width": 1 / 16, "seed": 5}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    results = {
+        "images": {"train": 3, "validation": 2, "test": 1},
+        "accuracy": {"test_top1": 91.5},
+        "steps": 9,
+        "versions": {"larq": "0.14"},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture
+def mirror(run, tmp_path, monkeypatch):
+    row, card = publish(run, tmp_path / "mirror")
+    monkeypatch.setenv(pretrained.BASE_VARIABLE, str(tmp_path / "mirror"))
+    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "mirror", row, card
+
+
+def test_published_run_loads_by_name(mirror, trained, images):
+    model = zoo.VGGSmall(weights="toys")
+    np.testing.assert_array_equal(model(images), trained(images))
+
+
+def test_publish_writes_file_card_and_row(mirror):
+    folder, row, card = mirror
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [row.file, row.card, "registry.json"]
+    )
+    assert row.file == f"vggsmall-toys-{row.sha256[:8]}.npz"
+    assert json.loads((folder / row.card).read_text()) == card
+    assert card["metrics"] == {"test_top1": 91.5}
+    assert card["seed"] == 5
+    assert card["command"] == "hbnn train tiny --workdir runs/tiny"
+    assert card["licence"] == "Apache-2.0"
+    assert card["versions"]["larq"] == "0.14"
+    assert pretrained.sha256_of(folder / row.file) == row.sha256
+
+
+def test_publishing_again_replaces_the_row(mirror, run):
+    folder, row, _ = mirror
+    publish(run, folder, weights="others")
+    publish(run, folder)
+    rows = pretrained.read_registry(folder / "registry.json")
+    assert [r.weights for r in rows] == ["toys", "others"]
+    assert rows[0] == row
+
+
+def test_a_changed_file_of_a_folder_names_both_hashes(mirror):
+    folder, row, _ = mirror
+    (folder / row.file).write_bytes(b"changed")
+    with pytest.raises(ValueError, match=rf"expected sha256 {row.sha256}, got [0-9a-f]{{64}}"):
+        zoo.VGGSmall(weights="toys")
+
+
+def test_a_missing_file_of_a_folder_is_named(mirror):
+    folder, row, _ = mirror
+    (folder / row.file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"there is no {row.file} in .*mirror"):
+        zoo.VGGSmall(weights="toys")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "recipe.json", "results.json"])
+def test_unfinished_run_is_named(name, run, tmp_path):
+    (run / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"there is no {name}, so this is no finished run"):
+        publish(run, tmp_path / "mirror")
+    assert not (tmp_path / "mirror").exists()
+
+
+def test_a_wrong_recipe_publishes_nothing(run, tmp_path):
+    recipe = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps({**recipe, "width": 1 / 8}))
+    with pytest.raises(ValueError, match=r"conv0/kernel has shape"):
+        publish(run, tmp_path / "mirror")
+    assert list((tmp_path / "mirror").iterdir()) == []
+
+
+def test_damaged_registry_is_named(mirror):
+    (mirror[0] / "registry.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"registry.json is no registry of weights"):
+        zoo.VGGSmall(weights="toys")
+
+
+# Over HTTP: the whole way from a name to a network
+
+
+@pytest.fixture
+def served(mirror, monkeypatch):
+    import functools
+    import http.server
+    import threading
+
+    handler = functools.partial(Quiet, directory=str(mirror[0]))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv(pretrained.BASE_VARIABLE, f"http://127.0.0.1:{server.server_address[1]}/")
+    yield mirror
+    server.shutdown()
+    server.server_close()
+
+
+def make_quiet():
+    import http.server
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    return Quiet
+
+
+Quiet = make_quiet()
+
+
+def test_weights_by_name_from_a_server_and_then_offline(served, trained, images, monkeypatch):
+    first = zoo.VGGSmall(weights="toys")
+    np.testing.assert_array_equal(first(images), trained(images))
+    monkeypatch.setattr(pretrained, "download", no_network)
+    again = zoo.VGGSmall(weights="toys")
+    np.testing.assert_array_equal(again(images), trained(images))
+
+
+def no_network(url, path, **arguments):
+    raise ConnectionError(f"{url}: the server cannot be reached")
+
+
+def test_offline_without_a_cache_says_so(served, monkeypatch):
+    monkeypatch.setattr(pretrained, "download", no_network)
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        zoo.VGGSmall(weights="toys")
+
+
+def test_a_damaged_cache_is_fetched_again(served, tmp_path, trained, images):
+    zoo.VGGSmall(weights="toys")
+    cached = tmp_path / "cache" / served[1].file
+    cached.write_bytes(b"rotten")
+    model = zoo.VGGSmall(weights="toys")
+    np.testing.assert_array_equal(model(images), trained(images))
+    assert pretrained.sha256_of(cached) == served[1].sha256
+
+
+def test_a_mirror_without_a_registry_serves_files_only(served):
+    (served[0] / "registry.json").unlink()
+    with pytest.raises(ValueError, match="VGGSmall knows 'digits'"):
+        zoo.VGGSmall(weights="toys")
+    path = pretrained.fetch(served[1])
+    assert pretrained.sha256_of(path) == served[1].sha256
