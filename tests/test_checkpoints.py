@@ -8,6 +8,7 @@ import textwrap
 
 import numpy as np
 import pytest
+
 from hbnn_larq.training import checkpoints
 
 ARRAYS = {"conv/kernel:0": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int64(7)}

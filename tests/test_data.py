@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from hbnn_larq.training import data
 
 DIGITS_CHECK = 454430  # of labels times positions in the test split

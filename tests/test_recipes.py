@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+
+from hbnn_larq import flip_rate
 from hbnn_larq.training import data
 from hbnn_larq.training.recipe import Recipe, keep_decay_sum
 from hbnn_larq.training.recipes import PAPER, RECIPES, find
 from hbnn_larq.training.schedules import Schedule
-
-from hbnn_larq import flip_rate
 
 BASE = Recipe(
     name="base", source="a test", dataset="digits", model="vgg_small", epochs=600, batch_size=256,

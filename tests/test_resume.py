@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+
 from hbnn_larq.training import checkpoints
 
 # A child that trains a small net and prints a line per step, so that the parent knows where it is.

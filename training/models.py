@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from hbnn_larq.training.recipe import Recipe
 
 from hbnn_larq import optimizers, quantizers, zoo
+from hbnn_larq.training.recipe import Recipe
 
 __all__ = ["build_model", "build_optimizer"]
 

@@ -9,10 +9,9 @@ sibling has no number of the paper; it shows that a recipe runs and learns, not 
 
 from dataclasses import replace
 
+from hbnn_larq.flip_rate import decay_for_flip_rate
 from hbnn_larq.training.data import GENERATED_TRAIN
 from hbnn_larq.training.recipe import Recipe
-
-from hbnn_larq.flip_rate import decay_for_flip_rate
 
 FLIPS_PER_STEP = 0.01
 _STAND_INS = {
