@@ -563,6 +563,17 @@ def test_dense_to_conv_is_exact_to_the_last_bit():
     np.testing.assert_array_equal(rewritten(images()), folded(images()))
 
 
+@pytest.mark.parametrize("limits, dropped", [((-1.0, 1.0), True), ((0.0, 1.0), False)])
+def test_drop_activations_knows_a_clip(limits, dropped):
+    image = tf.keras.Input((8, 8, 32))
+    x = batch_norm()(conv(32, "ste_sign")(image))
+    x = conv(32, "ste_sign")(tf.clip_by_value(x, *limits))
+    model = randomize(tf.keras.Model(image, x))
+    tflite = convert(model)
+    assert bool(metadata.read(tflite).rewrites) is dropped
+    assert report(model, tflite, images()).ok
+
+
 def test_drop_activations_keeps_what_something_else_sees():
     image = tf.keras.Input((8, 8, 32))
     x = tf.keras.layers.Activation("hard_tanh", name="seen")(batch_norm()(image))
@@ -576,6 +587,31 @@ def test_drop_activations_keeps_what_something_else_sees():
 def test_an_unknown_rewrite_is_refused(converted):
     with pytest.raises(ValueError, match=r"no rewrite 'dens'. There are 'dense_to_conv', 'drop_"):
         convert(converted[0], rewrites=["dens"])
+
+
+# --- int8 ---------------------------------------------------------------------------------------
+
+
+def test_int8_reaches_only_what_lies_behind_the_last_sign():
+    model = net(
+        tf.keras.layers.Conv2D(32, 3, padding="same", name="stem"),
+        batch_norm(),
+        conv(32, "hyperbolic", "conv_1"),
+        batch_norm(),
+        tf.keras.layers.Flatten(),
+        tf.keras.layers.Dense(10, name="head"),
+    )
+    plain, smaller = convert(model), convert(model, int8_images=images(60, seed=5))
+    assert len(smaller) < len(plain) - 0.7 * 3 * 2048 * 10, "the head's floats became bytes"
+    ops = {op.name: op for op in TFLiteFile(metadata.strip(smaller)).ops}
+    assert ops["FULLY_CONNECTED"].inputs[1].dtype == np.int8
+    assert ops["CONV_2D"].inputs[1].dtype == np.float32
+    result = report(model, smaller, images())
+    assert result.ok, result.faults
+    assert {s.unexplained for s in result.agreement.signs.values()} == {0}
+    assert 1e-5 < result.agreement.followed_difference < 0.25
+    assert "Dense computes in int8 (int8)" in result.to_markdown()
+    assert not report(model, mutate(smaller, flip_one_bit), images()).ok
 
 
 # --- metadata -----------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 import hbnn_larq
 from hbnn_larq import rebuilding
 from hbnn_larq.edge import engine, metadata
+from hbnn_larq.edge.int8 import quantize_float_layers
 from hbnn_larq.edge.metadata import Preprocessing
 from hbnn_larq.edge.rewrites import REWRITES, rewrite
 from hbnn_larq.edge.running import Interpreter
@@ -42,6 +43,7 @@ def convert(
     rewrites: Collection[str] = tuple(REWRITES),
     preprocessing: Preprocessing | None = None,
     labels: Sequence[str] = (),
+    int8_images: Any = None,
 ) -> bytes:
     """LCE file of a binary network: folded to its bits, in float32, batch size 1.
 
@@ -67,6 +69,9 @@ def convert(
         preprocessing: how pixels become the network's input; stored in the file, so that the
             device and `hbnn predict` do the same.
         labels: class names in output order; stored in the file.
+        int8_images: representative inputs (a hundred will do). With them the float layers
+            behind the last binary one, such as the classifier, are stored and computed in 8 bits,
+            in the ranges measured on these images. It may cost accuracy: measure it.
 
     # Returns
         The file's content.
@@ -85,7 +90,12 @@ def convert(
     if labels:
         labels = metadata.check_labels(labels, tf.nest.flatten(folded.output)[0].shape[-1], call)
     rewritten, changes = rewrite(folded, rewrites, call=call)
-    tflite = run_converter(freeze(rewritten, call), call)
+    if int8_images is not None:
+        rewritten, int8_changes = quantize_float_layers(rewritten, int8_images, call=call)
+        changes += int8_changes
+    frozen = freeze(rewritten, call)
+    frozen.job["quantize"] = int8_images is not None
+    tflite = run_converter(frozen, call)
     Interpreter(tflite, call=call)  # a file that does not even load is not handed out
     record = metadata.Metadata(
         preprocessing=preprocessing,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import larq as lq
 import numpy as np
@@ -43,7 +44,7 @@ class Rewrite:
     change: str
 
 
-class _Block(tf.keras.layers.Layer):
+class Block(tf.keras.layers.Layer):
     """Several layers in the place of one. (clone_model lets only a plain layer replace a layer.)"""
 
     def __init__(self, layers: list[Layer], name: str):
@@ -52,6 +53,13 @@ class _Block(tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self.block(inputs)
+
+
+class Nothing(tf.keras.layers.Layer):
+    """Hands its first input on; stands where a layer was dropped, whatever it was called with."""
+
+    def call(self, inputs: tf.Tensor, *_: Any, **__: Any) -> tf.Tensor:
+        return inputs
 
 
 def rewrite(
@@ -109,7 +117,7 @@ def dense_to_conv(layer: Layer, config: Config) -> tuple[Layer, str] | None:
         name=layer.name,
     )
     shapes = [tf.keras.layers.Reshape(shape) for shape in ((1, 1, inputs), (units,))]
-    block = _Block([tf.keras.Input((inputs,)), shapes[0], conv, shapes[1]], layer.name)
+    block = Block([tf.keras.Input((inputs,)), shapes[0], conv, shapes[1]], layer.name)
     bias = [layer.bias.numpy()] if layer.use_bias else []
     conv.set_weights([value[np.newaxis, np.newaxis], *bias])
     return block, f"QuantDense({units}) became a 1x1 binary convolution"
@@ -123,8 +131,10 @@ def drop_activations(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     """
     if not _keeps_sign(layer) or not _only_signs_see(layer):
         return None
-    what = getattr(getattr(layer, "activation", None), "__name__", "a positive factor")
-    return tf.keras.layers.Activation("linear", name=layer.name), f"{what} before a sign left out"
+    what = "a positive factor"
+    if not isinstance(layer, tf.keras.layers.Rescaling):
+        what = getattr(layer, "symbol", None) or layer.activation.__name__
+    return Nothing(name=layer.name), f"{what} before a sign left out"
 
 
 def split_scales(layer: Layer, config: Config) -> tuple[Layer, str] | None:
@@ -154,7 +164,7 @@ def split_scales(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     factor = tf.keras.layers.Rescaling(scale.tolist(), offset.tolist())
     activation = tf.keras.layers.Activation(config["activation"])
     shape = tf.keras.Input(layer.input_shape[1:])
-    block = _Block([shape, conv, factor, activation], layer.name)
+    block = Block([shape, conv, factor, activation], layer.name)
     conv.set_weights([signs])
     dead = int(np.sum(scale == 0))
     return block, f"±1 kernel and a factor per channel, {dead} of {scale.size} factors being 0"
@@ -172,6 +182,14 @@ def _keeps_sign(layer: Layer) -> bool:
         name = getattr(layer.activation, "__name__", "")
         ours = layer.activation.__module__.startswith(("larq.", "keras."))
         return ours and name in _KEEP_SIGN
+    if getattr(layer, "symbol", None) == "clip_by_value":  # Keras' layer for the plain op
+        node = layer.inbound_nodes[0]
+        limits = [*node.call_args[1:], *node.call_kwargs.values()]
+        return (
+            len(limits) == 2
+            and all(isinstance(x, (int, float)) for x in limits)
+            and (min(limits) < 0 < max(limits))
+        )
     if type(layer) is tf.keras.layers.Rescaling:
         scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
         # A subnormal product could round to zero, which counts as +1.
