@@ -67,7 +67,7 @@ def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
 
 def machine(packages: tuple[str, ...]) -> dict[str, Any]:
     """What a reader needs to judge a figure: processor, system, versions, load at the start."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in packages:
         try:
             versions[package] = metadata.version(package)
