@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from hbnn_larq.zoo import pretrained, weight_files
-from hbnn_larq.zoo.publish import publish
 
 import hbnn_larq
 from hbnn_larq import zoo
 from hbnn_larq.optimizers import is_base_point
+from hbnn_larq.zoo import pretrained, weight_files
+from hbnn_larq.zoo.publish import publish
 
 SMALL = {"input_shape": (8, 8, 1), "width": 1 / 16}
 PLAIN = {**SMALL, "kernel_quantizer": "ste_sign"}
@@ -370,6 +370,24 @@ def test_publishing_again_replaces_the_row(mirror, run):
     rows = pretrained.read_registry(folder / "registry.json")
     assert [r.weights for r in rows] == ["toys", "others"]
     assert rows[0] == row
+
+
+def test_a_new_version_takes_the_place_of_the_old(mirror, run, trained, tmp_path):
+    folder, old, _ = mirror
+    other = hbnn_larq.fold(trained)
+    other.get_layer("fc").bias.assign_add(np.ones(10))
+    other.save(run / "model.keras")
+    new, _ = publish(run, folder)
+    assert new.file != old.file
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [new.file, new.card, "registry.json"]
+    )
+
+
+def test_normalisation_must_be_that_of_preprocess_input(run, tmp_path):
+    message = r"constants of 'dataset', preprocess_input\(..., 'cifar10'\) with .*'imagenet'"
+    with pytest.raises(ValueError, match=message):
+        publish(run, tmp_path / "mirror", weights="cifar10")
 
 
 def test_a_changed_file_of_a_folder_names_both_hashes(mirror):

@@ -36,6 +36,7 @@ class ImageDataset:
         mean, scale: per channel, in the units of the raw picture; the network sees
             `(raw - mean) / scale`.
         names: of the classes, empty where they are not part of this package.
+        constants: whose mean and deviation these are, as a recipe's `normalization` names it.
     """
 
     num_classes: int
@@ -43,6 +44,7 @@ class ImageDataset:
     mean: tuple[float, ...]
     scale: tuple[float, ...]
     names: tuple[str, ...] = ()
+    constants: str = "dataset"
 
 
 def _of_255(*shares: float) -> tuple[float, ...]:
@@ -56,13 +58,13 @@ _IMAGENET_SCALE = _of_255(0.229, 0.224, 0.225)
 DATASETS = {
     "digits": ImageDataset(10, (16, 16, 1), (8.0,), (8.0,), tuple("0123456789")),
     "cifar10": ImageDataset(
-        10, (32, 32, 3), _IMAGENET_MEAN, _IMAGENET_SCALE, tuple(_CIFAR10.split())
+        10, (32, 32, 3), _IMAGENET_MEAN, _IMAGENET_SCALE, tuple(_CIFAR10.split()), "imagenet"
     ),
     "cifar100": ImageDataset(
         100,
         (32, 32, 3),
-        _of_255(0.507, 0.487, 0.441),
-        _of_255(0.267, 0.256, 0.276),
+        _of_255(0.5071, 0.4865, 0.4409),
+        _of_255(0.2673, 0.2564, 0.2762),
         tuple(_CIFAR100.split()),
     ),
     "imagenet": ImageDataset(1000, (224, 224, 3), _IMAGENET_MEAN, _IMAGENET_SCALE),

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import tensorflow as tf
+from zookeeper import ComponentField, Field
+
 from hbnn_larq.zoo import weight_files
 from hbnn_larq.zoo.blocks import Blocks, quantizer_maker
 from hbnn_larq.zoo.pretrained import Pretrained, bar, fetch, find
-from zookeeper import ComponentField, Field
 
 
 class ZooFactory:

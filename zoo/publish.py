@@ -9,13 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import hbnn_larq.zoo
 import numpy as np
 import tensorflow as tf
-from hbnn_larq.zoo import weight_files
-from hbnn_larq.zoo.pretrained import REGISTRY, Pretrained, read_registry, write_registry
 
+import hbnn_larq.zoo
 from hbnn_larq import rebuilding
+from hbnn_larq.zoo import weight_files
+from hbnn_larq.zoo.images import DATASETS
+from hbnn_larq.zoo.pretrained import REGISTRY, Pretrained, read_registry, write_registry
 
 __all__ = ["publish"]
 
@@ -63,6 +64,7 @@ def publish(
     trained = rebuilding.load(workdir / "model.keras", call=f"publish({str(workdir)!r})")
     architecture = _architecture(trained, recipe, workdir)
     weights = weights or str(recipe["dataset"])
+    _check_normalization(weights, recipe, workdir)
     command = command or f"hbnn train {recipe['name']} --workdir runs/{recipe['name']}"
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,12 +118,25 @@ def _architecture(model: tf.keras.Model, recipe: dict[str, Any], workdir: Path) 
         "num_classes": model.output_shape[-1],
         "width": recipe.get("width") or 1.0,
     }
-    if recipe.get("shortcut") is not None:
-        architecture["shortcut"] = recipe["shortcut"]
+    for argument in ("stem", "shortcut"):
+        if recipe.get(argument) is not None:
+            architecture[argument] = recipe[argument]
     if any(layer.name == "conv1_pool" for layer in model.layers):
         names = [layer.name for layer in model.layers]
         architecture["pool_before_bn"] = names.index("conv1_pool") < names.index("conv1_bn")
     return architecture
+
+
+def _check_normalization(weights: str, recipe: dict[str, Any], workdir: Path) -> None:
+    """Weights named after a data set must see what `preprocess_input` makes of its pictures."""
+    facts = DATASETS.get(weights)
+    trained_with = recipe.get("normalization", "dataset")
+    if facts is not None and trained_with != facts.constants:
+        raise ValueError(
+            f"publish({str(workdir)!r}): the run normalised with the constants of "
+            f"{trained_with!r}, preprocess_input(..., {weights!r}) with those of "
+            f"{facts.constants!r}. Publish it under another name (--name)."
+        )
 
 
 def _check_logits(
@@ -148,10 +163,14 @@ def _check_logits(
 
 
 def _register(path: Path, row: Pretrained) -> None:
-    rows = read_registry(path) if path.exists() else []
-    kept = [r for r in rows if (r.model, r.weights) != (row.model, row.weights)]
-    place = next((i for i, r in enumerate(rows) if r not in kept), len(kept))
-    write_registry(path, [*kept[:place], row, *kept[place:]])
+    """Puts the row in the place of an earlier one, whose file and card it then removes."""
+    rows = {(r.model, r.weights): r for r in (read_registry(path) if path.exists() else [])}
+    earlier = rows.get((row.model, row.weights))
+    rows[row.model, row.weights] = row
+    write_registry(path, rows.values())
+    if earlier is not None and earlier.file not in (None, row.file):
+        for name in (earlier.file, earlier.card):
+            path.with_name(str(name)).unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@
 from typing import Any, ClassVar
 
 import tensorflow as tf
+from zookeeper import Field, factory
+
 from hbnn_larq.zoo.blocks import (
     Blocks,
     classifier,
@@ -11,7 +13,6 @@ from hbnn_larq.zoo.blocks import (
     uniform_fan_in,
 )
 from hbnn_larq.zoo.model_factory import ZooFactory
-from zookeeper import Field, factory
 
 CIFAR_SIZE = 64  # the longest side, in pixels, that keeps its resolution in the stem
 

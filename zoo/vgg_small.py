@@ -3,9 +3,10 @@
 from typing import Any, ClassVar
 
 import tensorflow as tf
+from zookeeper import Field, factory
+
 from hbnn_larq.zoo.blocks import classifier, he_normal_fan_out
 from hbnn_larq.zoo.model_factory import ZooFactory
-from zookeeper import Field, factory
 
 
 @factory

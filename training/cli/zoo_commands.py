@@ -199,9 +199,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from hbnn_larq.zoo.pretrained import bar, fetch, find, list_pretrained
 
     if arguments.model and not arguments.weights:
-        raise ValueError(
-            f"hbnn zoo verify {arguments.model} WEIGHTS: which weights? `hbnn zoo list`"
-        )
+        raise ValueError(f"hbnn zoo verify {arguments.model}: which weights? See hbnn zoo list")
     if arguments.model:
         rows = [find(arguments.model, arguments.weights, arguments.base)]
     else:
