@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from hbnn_larq.zoo.download import download, sha256_of
 
 CONTENT = bytes(range(256)) * 4000  # about 1 MB
