@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from micro import micro_model
 
-from hbnn_larq import flip_rate
+from hbnn_larq import edge, flip_rate
 from hbnn_larq.training import data, run, steps
 from hbnn_larq.training.recipe import Recipe
 
@@ -51,7 +51,7 @@ def test_a_run_leaves_what_it_promises(unbroken):
     workdir, results, _ = unbroken
     assert {path.name for path in workdir.iterdir()} == {
         "recipe.json", "checkpoints", "history.csv", "model.keras", "results.json",
-        "learning_curves.png", "flips.png",
+        "learning_curves.png", "flips.png", "tensorboard",
     }  # fmt: skip
     assert json.loads((workdir / "results.json").read_text()) == results
     assert Recipe.from_json((workdir / "recipe.json").read_text()) == TINY
@@ -228,6 +228,52 @@ def test_an_early_stop_ends_on_the_unchanged_schedule(tmp_path, tiny, unbroken):
     stopped = run.fit(TINY.changed(stop_epoch=2), tmp_path, dataset=tiny, say=silent, flips_every=1)
     assert stopped["steps"] == 8
     assert stopped["history"] == unbroken[1]["history"][:2]
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_learns_and_leaves_a_float32_model_that_converts(tmp_path, tiny, precision):
+    recipe = TINY.changed(precision=precision, kernel_quantizer="hyperbolic", learning_rate=0.02)
+    results = run.fit(recipe, tmp_path, dataset=tiny, say=silent)
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    losses = [row["loss"] for row in results["history"]]
+    assert losses[-1] < losses[0]
+    model = tf.keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    pytest.importorskip("larq_compute_engine")
+    images = tiny.normalize(tiny.test.images)
+    report = edge.report(model, edge.convert(model), images)
+    assert report.binary_placed == report.binary_asked == 1
+
+
+def test_mixed_precision_resumes_exactly(tmp_path, tiny):
+    recipe = TINY.changed(precision="mixed_float16", epochs=2)
+    run.fit(recipe, tmp_path / "straight", dataset=tiny, say=silent)
+
+    def interrupt(line):
+        if line.startswith("epoch 1/"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(run.Stopped):
+        run.fit(recipe, tmp_path / "broken", dataset=tiny, say=interrupt)
+    run.fit(recipe, tmp_path / "broken", dataset=tiny, say=silent)
+    straight, broken = weights_of(tmp_path / "straight"), weights_of(tmp_path / "broken")
+    for old, new in zip(straight, broken, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_tensorboard_holds_what_the_history_holds(unbroken):
+    workdir, results, _ = unbroken
+    found = {}
+    for path in (workdir / "tensorboard").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    for row in results["history"]:
+        epoch = row["epoch"]
+        assert found["loss/train", epoch] == pytest.approx(row["loss"])
+        assert found["flips_per_step/law", epoch] == pytest.approx(row["flips_predicted"])
+        gain = row["layers"]["information_gain"]["conv"]
+        assert found["information_gain/conv", epoch] == pytest.approx(gain)
 
 
 def test_label_smoothing_is_that_of_keras(tiny):

@@ -6,7 +6,7 @@
 |---|---|
 | `recipe.json` | the recipe, written before the first step |
 | `checkpoints/` | the last few checkpoints (see `hbnn_larq.training.checkpoints`) |
-| `history.csv` | one row per epoch |
+| `history.csv`, `tensorboard/` | figures of each epoch |
 | `model.keras` | the trained model, float32, for inference or further training |
 | `results.json` | recipe, versions, accuracy, flips predicted and measured, wall time |
 | `learning_curves.png`, `flips.png` | plots |
@@ -42,7 +42,9 @@ from hbnn_larq.metrics import information_gain
 from hbnn_larq.training import checkpoints, data
 from hbnn_larq.training.models import build_model, build_optimizer
 from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.scalars import write_scalars
 from hbnn_larq.training.steps import Evaluation, Evaluator, TrainStep
+from hbnn_larq.training.strategies import is_chief, make_strategy
 
 __all__ = ["Stopped", "evaluate", "fit"]
 
@@ -59,6 +61,7 @@ def fit(
     *,
     dataset: data.Dataset | None = None,
     folder: str | Path | None = None,
+    strategy: str | tf.distribute.Strategy = "one",
     say: Say = print,
     flips_every: int = 10,
     checkpoint_every: int | None = None,
@@ -71,6 +74,8 @@ def fit(
         workdir: folder of the run; created where missing.
         dataset: instead of the one that the recipe names.
         folder: where the files of the recipe's data set are, for those that have files.
+        strategy: "one", "mirrored" or "multiworker" (see `hbnn_larq.training.strategies`), or a
+            strategy of your own.
         say: called with each line of progress.
         flips_every: count sign flips in one step of this many; 1 counts every step, at the cost
             of quantizing every kernel once more per step.
@@ -84,7 +89,8 @@ def fit(
     # Raises
         ValueError: where `workdir` holds a run of another recipe, or settings do not fit the data.
         FloatingPointError: at the first loss or gradient that is not finite, naming the layer.
-        Stopped: after Ctrl-C, once the step is finished and the state is saved.
+        Stopped: after Ctrl-C, once the step is finished and the state is saved; or where another
+            worker was lost.
         OSError: where the disk is full; the last good checkpoint is intact.
 
     !!! example
@@ -98,15 +104,24 @@ def fit(
     if not (isinstance(flips_every, int) and flips_every >= 1):
         raise ValueError(f"fit(flips_every={flips_every!r}): a whole number of steps, 1 or above.")
     workdir = Path(workdir)
+    # Before anything else: collective operations can only be set up at the start.
+    strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
     dataset = dataset or data.load(recipe.dataset, folder, image_size=recipe.image_size, say=say)
     dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     # Without this, threads may add the terms of a gradient in another order in each run.
     tf.config.experimental.enable_op_determinism()
-    _claim(workdir, recipe)
-    run = _Run(recipe, dataset, workdir, say, flips_every)
+    _claim(workdir, recipe, write=is_chief(strategy))
+    run = _Run(recipe, dataset, workdir, strategy, say, flips_every)
     run.restore()
-    with _interruptible() as interrupted:
-        run.train(interrupted, checkpoint_every, keep)
+    try:
+        with _interruptible() as interrupted:
+            run.train(interrupted, checkpoint_every, keep)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
+        raise Stopped(
+            f"lost contact with another worker after step {run.step:,} of {run.steps:,}. The last "
+            f"checkpoint in {workdir} is good: start all workers again with the same command to "
+            "go on."
+        ) from None
     return run.finish()
 
 
@@ -142,16 +157,30 @@ class _Run:
     """The live objects of one run, and everything a checkpoint must bring back."""
 
     def __init__(
-        self, recipe: Recipe, dataset: data.Dataset, workdir: Path, say: Say, flips_every: int
+        self,
+        recipe: Recipe,
+        dataset: data.Dataset,
+        workdir: Path,
+        strategy: tf.distribute.Strategy,
+        say: Say,
+        flips_every: int,
     ):
         self.recipe, self.dataset, self.workdir, self.say = recipe, dataset, workdir, say
+        self.strategy, self.writes = strategy, is_chief(strategy)
         self.flips_every = flips_every
         self.steps_per_epoch = data.steps_per_epoch(dataset, recipe.batch_size)
         self.steps = (recipe.stop_epoch or recipe.epochs) * self.steps_per_epoch
         self.forecast = recipe.forecast(len(dataset.train))
 
+        replicas = strategy.num_replicas_in_sync
+        last = len(dataset.train) % recipe.batch_size or recipe.batch_size
+        if min(last, recipe.batch_size) < replicas:
+            raise ValueError(
+                f"batch_size={recipe.batch_size}: the last batch of an epoch has {last} images for "
+                f"{replicas} devices; choose a batch size that leaves one for each."
+            )
         tf.keras.utils.set_random_seed(recipe.seed)
-        with _policy(recipe.precision):
+        with _policy(recipe.precision), strategy.scope():
             self.model = build_model(recipe, dataset.image_shape, dataset.num_classes)
             self.optimizer = build_optimizer(recipe, len(dataset.train))
             _inner(self.optimizer).build(self.model.trainable_variables)
@@ -160,6 +189,7 @@ class _Run:
             self.optimizer,
             num_classes=dataset.num_classes,
             label_smoothing=recipe.label_smoothing,
+            strategy=strategy,
         )
         self.evaluator = Evaluator(self.model)
         self.counter = FlipCounter(self.model)
@@ -189,7 +219,12 @@ class _Run:
         return named
 
     def save(self, keep: int) -> None:
-        arrays = {name: variable.numpy() for name, variable in self._variables().items()}
+        # Every worker reads (some variables are averaged over workers then), one of them writes.
+        arrays = {
+            name: variable.read_value().numpy() for name, variable in self._variables().items()
+        }
+        if not self.writes:
+            return
         for name, signs in zip(self.counter.names, self.epoch_signs, strict=True):
             arrays[f"epoch_signs/{name}"] = np.packbits(np.asarray(signs))
         state = {
@@ -258,7 +293,7 @@ class _Run:
             epoch_ends = self.step % self.steps_per_epoch == 0
             if epoch_ends:
                 self._end_epoch(done_before)
-            stop = interrupted.is_set()
+            stop = interrupted.is_set()  # with several workers: whoever is not told loses contact
             if checkpoint_every is None:
                 due = epoch_ends or time.monotonic() - saved_at > 600
             else:
@@ -340,7 +375,9 @@ class _Run:
             }
         self.history.append(row)
         self._start_epoch()
-        self._write_history()
+        if self.writes:
+            self._write_history()
+            write_scalars(self.workdir / "tensorboard", row)
         elapsed = time.monotonic() - self.started
         left = elapsed / (self.step - done_before) * (self.steps - self.step)
         shown = f"  validation {validation.top1:.1f} %" if validation else ""
@@ -400,21 +437,27 @@ class _Run:
             "versions": _versions(),
             "history": self.history,
         }
-        self._save_model()
+        model = self._single_model()  # a collective read: every worker takes part
+        if not self.writes:
+            return results
+        self._save_model(model)
         plots.learning_curves({recipe.name: self.history}, self.workdir / "learning_curves.png")
         if self.counter.names:
             plots.flips_per_layer(self.history, self.workdir / "flips.png")
         _write_text(self.workdir / "results.json", json.dumps(results, indent=2) + "\n")
         return results
 
-    def _save_model(self) -> None:
-        model = self.model
-        if self.recipe.precision != "float32":
-            # The converter takes float32 models only; the weights are float32 anyway.
-            plain = self.recipe.changed(precision="float32")
-            model = build_model(plain, self.dataset.image_shape, self.dataset.num_classes)
-            for new, old in zip(model.variables, self.model.variables, strict=True):
-                new.assign(old.numpy())
+    def _single_model(self) -> tf.keras.Model:
+        """The model for one device in float32, as the converter wants it; same weights."""
+        if self.recipe.precision == "float32" and self.strategy.num_replicas_in_sync == 1:
+            return self.model
+        plain = self.recipe.changed(precision="float32")
+        model = build_model(plain, self.dataset.image_shape, self.dataset.num_classes)
+        for new, old in zip(model.variables, self.model.variables, strict=True):
+            new.assign(old.read_value().numpy())
+        return model
+
+    def _save_model(self, model: tf.keras.Model) -> None:
         path = self.workdir / "model.keras"
         temporary = path.with_name(".model.tmp.keras")
         try:
@@ -424,7 +467,7 @@ class _Run:
             temporary.unlink(missing_ok=True)
 
 
-def _claim(workdir: Path, recipe: Recipe) -> None:
+def _claim(workdir: Path, recipe: Recipe, *, write: bool) -> None:
     """Writes the recipe into a fresh folder, or checks that the folder's run is of this recipe."""
     path = workdir / "recipe.json"
     if path.exists():
@@ -436,6 +479,8 @@ def _claim(workdir: Path, recipe: Recipe) -> None:
                 f"{workdir} holds a run of another recipe ({listed}). Use another --workdir, or "
                 "remove that one."
             )
+        return
+    if not write:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)

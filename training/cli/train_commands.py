@@ -46,6 +46,12 @@ def register(commands: Any) -> None:
     train.add_argument("--workdir", required=True, help="folder of the run")
     _add_changes(train)
     _add_data(train)
+    train.add_argument(
+        "--strategy",
+        default="one",
+        choices=("one", "mirrored", "multiworker"),
+        help="devices to train on (%(default)s); multiworker needs TF_CONFIG",
+    )
     train.add_argument("--flips-every", type=int, default=10, metavar="N",
                        help="count sign flips in one step of N (%(default)s)")  # fmt: skip
     train.add_argument("--checkpoint-every", type=int, metavar="N",
@@ -143,8 +149,11 @@ def _recipes(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training import data, run
     from hbnn_larq.training.recipes import find
+    from hbnn_larq.training.strategies import make_strategy
 
     say = _quiet if arguments.json else _say
+    # Before anything else: collective operations can only be set up at the start.
+    strategy = make_strategy(arguments.strategy)
     original = find(arguments.name)
     recipe, notices = _apply_changes(original, arguments)
     dataset = data.load(
@@ -160,6 +169,7 @@ def _train(arguments: argparse.Namespace) -> int:
         recipe,
         arguments.workdir,
         dataset=dataset,
+        strategy=strategy,
         say=say,
         flips_every=arguments.flips_every,
         checkpoint_every=arguments.checkpoint_every,
