@@ -35,7 +35,7 @@ def is_latent(variable: tf.Variable) -> bool:
 class MobiusSGD(tf.keras.optimizers.SGD):
     r"""SGD with momentum whose base points take Möbius steps (HBNN Eq. 16).
 
-    \\[ p \leftarrow p \oplus \left(-\eta \otimes \frac{\partial L}{\partial p}\right) \\]
+    \[ p \leftarrow p \oplus \left(-\eta \otimes \frac{\partial L}{\partial p}\right) \]
 
     for every variable of `is_base_point`, projected into the ball; SGD with momentum for all
     others. A base point has no momentum: it would be a tangent vector, to be transported each

@@ -1,5 +1,6 @@
 """The pages hang together: all are in the menu, and links inside the project lead somewhere."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -29,3 +30,15 @@ def test_files_named_in_the_text_exist(page):
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"`((?:tests|benchmarks|hbnn_larq|training|zoo|docs)/[\w./]+\.\w+)`", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_no_docstring_lost_a_backslash():
+    r"""In a string that is not raw \\tilde, \\frac and \\right become control characters."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
+    lost = []
+    for folder in ("hbnn_larq", "zoo", "training"):
+        for path in (ROOT / folder).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            texts = [ast.get_docstring(n, clean=False) for n in nodes if isinstance(n, documented)]
+            lost += [path.name for text in texts if re.search(r"[\t\f\v\x07\x08\r]", text or "")]
+    assert lost == []
