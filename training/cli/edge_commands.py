@@ -1,4 +1,4 @@
-"""`hbnn convert`, `report`, `predict` and `benchmark`."""
+"""`hbnn convert`, `report`, `predict`, `benchmark` and `doctor`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def register(commands: Any) -> None:
         default=[],
         choices=(*REWRITES, "all"),
         help="leave out a rewrite that makes the file smaller; may be given several times",
+    )
+    convert.add_argument(
+        "--int8",
+        action="store_true",
+        help="float layers behind the last sign in 8 bits, ranges from training images",
     )
     convert.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -83,6 +88,18 @@ def register(commands: Any) -> None:
                            help="only read back what lce_benchmark_model printed")  # fmt: skip
     benchmark.add_argument("--json", action="store_true", help="print as JSON")
 
+    doctor = _add(
+        commands,
+        "doctor",
+        _doctor,
+        "look for what keeps a binary network from learning, or from being small on a device",
+        "hbnn doctor cifar10-resnet18",
+    )
+    doctor.add_argument("subject", metavar="MODEL|RECIPE",
+                        help="a recipe's name, a run folder or a model file")  # fmt: skip
+    doctor.add_argument("--data", help="data set whose test images to look at")
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
+
 
 def _add(commands: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(
@@ -121,6 +138,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             rewrites=[name for name in REWRITES if name not in skipped],
             preprocessing=preprocessing,
             labels=labels,
+            int8_images=_calibration(dataset) if arguments.int8 else None,
         )
     except RuntimeError as error:
         print(f"hbnn: {error}", file=sys.stderr)
@@ -194,6 +212,63 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from hbnn_larq import doctor
+    from hbnn_larq.training import data, models
+    from hbnn_larq.training.recipe import Recipe
+    from hbnn_larq.training.recipes import RECIPES, find
+
+    subject, folder = arguments.subject, Path(arguments.subject)
+    recipe: Recipe | None = None
+    dataset: Dataset | None = None
+    if not folder.exists():
+        if folder.suffix or len(folder.parts) > 1:
+            raise FileNotFoundError(f"hbnn doctor: there is no file or folder {subject!r}.")
+        recipe = RECIPES.get(subject) or find(subject)
+        dataset = _bundled(arguments.data or recipe.dataset)
+        shape, classes = ((32, 32, 3), 10) if dataset is None else (
+            dataset.image_shape,
+            dataset.num_classes,
+        )  # fmt: skip
+        model = models.build_model(recipe, shape, classes)
+    else:
+        model, dataset = _load(subject, arguments.data)
+        if (folder / "recipe.json").exists():
+            recipe = Recipe.from_json((folder / "recipe.json").read_text())
+    images = None if dataset is None else dataset.normalize(dataset.test.images[:IMAGES])
+    findings = doctor.examine(model, images=images)
+    if recipe is not None and recipe.binary_weights:
+        count = data.training_images(recipe.dataset)
+        optimizer = models.build_optimizer(recipe, count)
+        rates = recipe.learning_rates(count).tolist()
+        findings = doctor.examine(model, optimizer=optimizer, learning_rates=rates, images=images)
+        findings += doctor.examine_epoch({}, {}, **_flips(folder))
+    if arguments.json:
+        print(doctor.to_json(findings))
+    else:
+        for finding in findings:
+            print(finding)
+        count = len(findings)
+        print(f"{count} finding{'s' * (count != 1)}" if count else f"{subject}: nothing found")
+    return 1 if findings else 0
+
+
+def _bundled(name: str) -> Dataset | None:
+    """A data set that is there at once; the doctor downloads none."""
+    from hbnn_larq.training import data
+
+    return data.load(name) if name in ("digits", "generated") else None
+
+
+def _flips(folder: Path) -> dict[str, float]:
+    """What the law predicted for a finished run, and what was measured."""
+    path = folder / "results.json"
+    flips = json.loads(path.read_text()).get("flips") if path.exists() else None
+    if not flips:
+        return {}
+    return {"predicted": flips["predicted_per_step"], "measured": flips["measured_per_step"]}
+
+
 def _load(path: str, data_name: str | None) -> tuple[Any, Dataset | None]:
     """The model of a run folder or file, and the data it belongs to, where that is known."""
     import hbnn_larq  # noqa: F401  (registers the quantizers)
@@ -215,6 +290,12 @@ def _load(path: str, data_name: str | None) -> tuple[Any, Dataset | None]:
     model = rebuilding.load(path, call="hbnn")
     dataset = data.load(data_name).normalized_as(normalization) if data_name else None
     return model, dataset
+
+
+def _calibration(dataset: Dataset | None) -> np.ndarray:
+    if dataset is None:
+        raise ValueError("--int8 measures ranges on training images: name them with --data")
+    return dataset.normalize(dataset.train.images[:200])
 
 
 def _images(model: Any, dataset: Dataset | None, count: int) -> Any:

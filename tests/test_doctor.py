@@ -1,0 +1,295 @@
+"""Broken models and what the doctor says about each; healthy ones, about which it says nothing."""
+
+import json
+
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hbnn_larq
+from hbnn_larq import doctor, zoo
+from hbnn_larq.optimizers import MobiusSGD
+
+SETTINGS = {"padding": "same", "pad_values": 1.0, "use_bias": False}
+
+
+def conv(filters=32, quantizer="hyperbolic", **kwargs):
+    kwargs = {"input_quantizer": "approx_sign", **SETTINGS, **kwargs}
+    return lq.layers.QuantConv2D(filters, 3, kernel_quantizer=quantizer, **kwargs)
+
+
+def norm(**kwargs):
+    return tf.keras.layers.BatchNormalization(momentum=0.9, **kwargs)
+
+
+def net(*layers, channels=32):
+    """A healthy frame: float stem and head around the layers under test."""
+    return tf.keras.Sequential(
+        [
+            tf.keras.Input((8, 8, 3)),
+            tf.keras.layers.Conv2D(channels, 3, padding="same"),
+            norm(),
+            *layers,
+            norm(),
+            tf.keras.layers.GlobalAveragePooling2D(),
+            tf.keras.layers.Dense(4),
+        ]
+    )
+
+
+def with_weights(model, name, change):
+    layer = model.get_layer(name)
+    variable = layer.kernel.latent_variable if hasattr(layer, "kernel") else layer.gamma
+    variable.assign(change(variable.numpy()))
+    return model
+
+
+def with_base_point(model, name, share):
+    (point,) = model.get_layer(name).kernel_quantizer.base_points
+    value = np.zeros(point.shape, np.float32)
+    value[0, 0, 0] = share / np.sqrt(0.05)
+    point.assign(value)
+    return model
+
+
+class Scale(tf.keras.layers.Layer):
+    """A quantizer with a weight of its own, as people write them."""
+
+    precision = 1
+
+    def build(self, shape):
+        self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
+
+    def call(self, inputs):
+        return self.scale * lq.math.sign(inputs)
+
+
+def same_initializer():
+    initializer = tf.keras.initializers.GlorotNormal(seed=1)
+    return [
+        conv(kernel_initializer=initializer, name="a"),
+        norm(),
+        conv(kernel_initializer=initializer, name="b"),
+    ]
+
+
+def shared_quantizer():
+    quantizer = Scale()
+    return [conv(quantizer=quantizer, name="a"), norm(), conv(quantizer=quantizer, name="b")]
+
+
+# Each: what is wrong, how to build it, the code, a piece of the message or fix.
+BROKEN = {
+    "shared quantizer": (lambda: net(*shared_quantizer()), "shared-quantizer", "a and b"),
+    "one initializer": (lambda: net(*same_initializer()), "equal-kernels", "a and b"),
+    "heaviside kernel": (lambda: net(conv(quantizer="ste_heaviside")), "wrong-slot", "activations"),
+    "dorefa kernel": (lambda: net(conv(quantizer=lq.quantizers.DoReFa(1))), "wrong-slot", "mode="),
+    "scaled sign on inputs": (
+        lambda: net(conv(input_quantizer="magnitude_aware_sign")),
+        "wrong-slot",
+        "approx_sign",
+    ),
+    "no batch norm": (
+        lambda: net(conv(name="a"), tf.keras.layers.MaxPool2D(), conv(name="b")),
+        "no-batch-norm",
+        "sign of 'b' without a batch normalization",
+    ),
+    "relu before sign": (
+        lambda: net(tf.keras.layers.ReLU(), conv()),
+        "sign-of-positive",
+        "every sign is +1",
+    ),
+    "sign of the image": (
+        lambda: tf.keras.Sequential([tf.keras.Input((8, 8, 3)), conv(), norm()]),
+        "sign-of-input",
+        "first layer a float one",
+    ),
+    "binary weights only": (
+        lambda: net(conv(input_quantizer=None, pad_values=0.0)),
+        "float-inputs",
+        "runs it in float",
+    ),
+    "depthwise": (
+        lambda: net(
+            lq.layers.QuantDepthwiseConv2D(
+                3, input_quantizer="ste_sign", depthwise_quantizer="hyperbolic"
+            )
+        ),
+        "no-binary-op",
+        "depthwise",
+    ),
+    "transposed": (
+        lambda: net(
+            lq.layers.QuantConv2DTranspose(
+                8, 3, input_quantizer="ste_sign", kernel_quantizer="hyperbolic"
+            )
+        ),
+        "no-binary-op",
+        "QuantConv2DTranspose",
+    ),
+    "small groups": (lambda: net(conv(groups=2)), "group-size", "16 channels"),
+    "33 channels": (
+        lambda: net(conv(), channels=33),
+        "channels",
+        "33 input channels are packed as 64",
+    ),
+    "zero padding": (lambda: net(conv(pad_values=0.0)), "pad-values", "pad_values=1.0"),
+    "weight clip": (
+        lambda: net(conv(kernel_constraint="weight_clip")),
+        "constraint",
+        "never clipped",
+    ),
+    "regularizer": (lambda: net(conv(kernel_regularizer="l2")), "regularizer", "latent_decay"),
+    "NaN": (
+        lambda: with_weights(net(conv(name="a")), "a", lambda w: w * np.nan),
+        "not-finite",
+        "a/kernel:0 holds NaN",
+    ),
+    "starved latents": (
+        lambda: with_weights(net(conv(quantizer="ste_sign", name="a")), "a", lambda w: 90 * w),
+        "starved-latents",
+        "weight_clip",
+    ),
+    "one-sided kernel": (
+        lambda: with_weights(net(conv(name="a")), "a", np.abs),
+        "one-sided-kernel",
+        "all its 9216 binary weights are +1",
+    ),
+    "p at the edge": (lambda: with_base_point(net(conv(name="a")), "a", 0.99), "edge", "99.0%"),
+    "saturated map": (
+        lambda: with_weights(net(conv(name="a")), "a", lambda w: 60 * w),
+        "saturated",
+        "tanh is 1",
+    ),
+    "dead batch norm": (
+        lambda: with_weights(net(conv(), norm(name="b"), conv()), "b", np.zeros_like),
+        "dead-batch-norm",
+        "carry nothing",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The initializer")
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_model_gets_its_message(case):
+    build, code, text = BROKEN[case]
+    findings = doctor.examine(build())
+    assert {finding.code for finding in findings} == {code}, [str(f) for f in findings]
+    assert any(text in str(finding) for finding in findings), [str(f) for f in findings]
+    assert all(finding.fix for finding in findings)
+
+
+@pytest.mark.parametrize("quantizer", ["ste_sign", "hyperbolic", "hyperbolic_boundary", "epc"])
+def test_a_healthy_net_gets_none(quantizer):
+    images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    model = net(conv(quantizer=quantizer), norm(), conv(quantizer=quantizer))
+    assert doctor.examine(model, optimizer=MobiusSGD(0.1, latent_decay=5e-4), images=images) == []
+
+
+ZOO = {
+    "VGGSmall": lambda **kw: zoo.VGGSmall(**kw),
+    "ResNet20": lambda **kw: zoo.ResNet20(**kw),
+    "ResNet18": lambda **kw: zoo.ResNet18(**kw),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_is_healthy(name):
+    model = ZOO[name](input_shape=(32, 32, 3), num_classes=10)
+    findings = doctor.examine(model)
+    assert findings == [], [str(finding) for finding in findings]
+
+
+def test_activations_that_say_nothing():
+    shift = tf.keras.layers.Rescaling(1.0, offset=100.0)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    model = net(shift, conv(name="a"))
+    findings = doctor.examine(model, images=images)
+    assert {finding.code for finding in findings} == {"one-sided-inputs", "saturated-inputs"}
+    broken = np.full_like(images, np.nan)
+    assert {f.code for f in doctor.examine(net(conv()), images=broken)} == {"not-finite"}
+
+
+def test_the_examined_model_still_works():
+    model = net(conv())
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    before = model(images)
+    doctor.examine(model, images=images)
+    np.testing.assert_array_equal(model(images), before)
+
+
+def cosine(rate, steps):
+    return [rate / 2 * (1 + np.cos(np.pi * step / steps)) for step in range(steps)]
+
+
+def test_a_starved_schedule_is_foreseen_and_the_named_decay_mends_it():
+    rates = cosine(0.1, 1200)
+    (finding,) = doctor.examine_schedule(rates, 5e-4, 0.9)
+    assert finding.code == "starved-of-flips" and "over 1200 steps" in finding.message
+    decay = float(finding.fix.split("to about ")[1].split(",")[0])
+    assert doctor.examine_schedule(rates, decay, 0.9) == []
+
+
+def test_a_restless_schedule_is_foreseen_and_the_named_decay_mends_it():
+    rates = cosine(0.3, 1200)
+    (finding,) = doctor.examine_schedule(rates, 0.2, 0.9)
+    assert finding.code == "too-many-flips"
+    decay = float(finding.fix.split("to about ")[1].rstrip("."))
+    assert doctor.examine_schedule(rates, decay, 0.9) == []
+
+
+def test_the_schedule_is_examined_with_the_optimizer():
+    optimizer = MobiusSGD(0.1, momentum=0.9, latent_decay=5e-4)
+    findings = doctor.examine(net(conv()), optimizer=optimizer, learning_rates=cosine(0.1, 1200))
+    assert [finding.code for finding in findings] == ["starved-of-flips"]
+
+
+def test_base_points_without_decay():
+    optimizer = MobiusSGD(0.1, latent_decay=5e-4, base_point_decay=0.0)
+    findings = doctor.examine(net(conv()), optimizer=optimizer)
+    assert [finding.code for finding in findings] == ["undecayed-base-points"]
+    assert doctor.examine(net(conv(quantizer="ste_sign")), optimizer=optimizer) == []
+
+
+def test_an_epoch_without_flips(rng):
+    bits = {name: rng.choice([-1, 1], (3, 3, 4, 8)).astype(np.int8) for name in "abc"}
+    after = {name: array.copy() for name, array in bits.items()}
+    after["b"][0, 0, 0, :2] *= -1
+    after["c"][0, 0] *= -1
+    findings = doctor.examine_epoch(bits, after)
+    assert [(f.code, f.where) for f in findings] == [
+        ("never-flips", "a"),
+        ("filters-never-flip", "b"),
+    ]
+    assert "6 of its 8 filters" in findings[1].message
+    off = doctor.examine_epoch({}, {}, predicted=0.01, measured=0.001)
+    assert [f.code for f in off] == ["flips-off-the-law"]
+    assert doctor.examine_epoch({}, {}, predicted=0.01, measured=0.008) == []
+
+
+def test_versions(monkeypatch):
+    monkeypatch.setattr(doctor, "version", lambda package: "9.9.1")
+    codes = {(f.code, f.where) for f in doctor.examine(net(conv()))}
+    assert codes == {("version", package) for package in doctor.VERSIONS}
+
+
+def test_float64_is_named():
+    tf.keras.backend.set_floatx("float64")
+    try:
+        findings = doctor.examine(net(conv(quantizer="ste_sign", name="a")))
+    finally:
+        tf.keras.backend.set_floatx("float32")
+    assert [(f.code, f.where) for f in findings] == [("float64", "a")]
+
+
+def test_json_and_bad_input():
+    findings = doctor.examine(net(conv(pad_values=0.0)))
+    content = json.loads(doctor.to_json(findings))
+    assert content["ok"] is False and content["findings"][0]["code"] == "pad-values"
+    with pytest.raises(TypeError, match=r"examine\(model\): expected a tf.keras.Model, got str"):
+        doctor.examine("net.keras")
+
+
+def test_the_doctor_is_reached_from_the_package():
+    assert hbnn_larq.doctor is doctor
