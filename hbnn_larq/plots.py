@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["flips_per_layer", "learning_curves"]
+__all__ = ["accuracies", "flips_per_layer", "learning_curves"]
 
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
@@ -60,6 +60,34 @@ def flips_per_layer(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path
     steps.set(xlabel="epoch", ylabel="weights that flip per step (%)", ylim=(0, None))
     initial.set(xlabel="epoch", ylabel="weights that differ from the start (%)", ylim=(0, 60))
     steps.legend(fontsize="small")
+    return _write(figure, path)
+
+
+def accuracies(
+    values: Mapping[str, Sequence[float]],
+    path: str | Path,
+    *,
+    xlabel: str = "",
+    ylabel: str = "accuracy (%)",
+) -> Path:
+    """Every run as a dot and the mean of each group as a bar, groups side by side.
+
+    # Arguments
+        values: `{group: one figure per run}`.
+        path: the PNG file to write.
+        xlabel, ylabel: of the axes.
+
+    # Returns
+        `path`.
+    """
+    figure = _figure(max(4.0, 0.9 * len(values) + 1.5), 3.6)
+    axes = figure.subplots()
+    for place, group in enumerate(values.values()):
+        axes.plot([place] * len(group), group, "o", color="tab:blue", alpha=0.6)
+        mean = sum(group) / len(group)
+        axes.plot([place - 0.25, place + 0.25], [mean, mean], color="black")
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.6, len(values) - 0.4))
+    axes.set_xticks(range(len(values)), list(values))
     return _write(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""`hbnn demo`, `recipes`, `train` and `evaluate`."""
+"""`hbnn demo`, `recipes`, `train`, `evaluate`, `compare` and `search`."""
 
 from __future__ import annotations
 
@@ -74,6 +74,46 @@ def register(commands: Any) -> None:
     _add_data(evaluate)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
+    _register_studies(commands)
+
+
+def _register_studies(commands: Any) -> None:
+    compare = _add(
+        commands,
+        "compare",
+        _compare,
+        "train methods under one budget and compare them seed by seed",
+        "hbnn compare digits --methods ste_sign,hyperbolic,float --seeds 3 --workdir runs/compare",
+    )
+    compare.add_argument("name", help="a recipe of `hbnn recipes`")
+    compare.add_argument("--methods", required=True, metavar="A,B,...",
+                         help="kernel quantizers or float; hyperbolic:r=1 changes a field; the "
+                         "first is the reference")  # fmt: skip
+    compare.add_argument("--split", default="validation", choices=("validation", "test"),
+                         help="where to compare (%(default)s)")  # fmt: skip
+
+    search = _add(
+        commands,
+        "search",
+        _search,
+        "search r with several seeds per value (needs keras-tuner)",
+        "hbnn search digits --radii 0.01,0.05,0.5,5 --seeds 3 --workdir runs/search",
+    )
+    search.add_argument("name", help="a hyperbolic recipe of `hbnn recipes`")
+    search.add_argument("--radii", metavar="R,R,...", help="values to try; else --low to --high")
+    search.add_argument("--low", type=float, default=0.01, help="lowest r (%(default)s)")
+    search.add_argument("--high", type=float, default=5.0, help="highest r (%(default)s)")
+    search.add_argument("--trials", type=int, default=6, metavar="N",
+                        help="values that random and bayesian try (%(default)s)")  # fmt: skip
+    search.add_argument("--tuner", default="grid", choices=("grid", "random", "bayesian"),
+                        help="how values are chosen (%(default)s)")  # fmt: skip
+    for study in (compare, search):
+        study.add_argument("--workdir", required=True, help="folder of the study")
+        study.add_argument("--seeds", type=int, default=3, metavar="N",
+                           help="runs of each (%(default)s)")  # fmt: skip
+        _add_changes(study)
+        _add_data(study)
+        study.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def _add(commands: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
@@ -275,6 +315,69 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             f"{figures['top1']:.2f} % top-1, {figures['top5']:.2f} % top-5, loss "
             f"{figures['loss']:.4f} on {figures['images']:,} {figures['split']} images of {name}"
         )
+    return 0
+
+
+def _study(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Recipe, data set and voice of a study."""
+    from hbnn_larq.training import data
+    from hbnn_larq.training.recipes import find
+
+    say = _quiet if arguments.json else _say
+    recipe, notices = _apply_changes(find(arguments.name), arguments)
+    for notice in notices:
+        say(f"decay    {notice}")
+    dataset = data.load(
+        recipe.dataset,
+        arguments.data,
+        image_size=recipe.image_size,
+        unreadable=arguments.unreadable,
+        say=say,
+    )
+    return recipe, dataset, say
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.training.compare import compare, table
+
+    recipe, dataset, say = _study(arguments)
+    outcome = compare(
+        recipe,
+        arguments.methods.split(","),
+        arguments.workdir,
+        seeds=arguments.seeds,
+        dataset=dataset,
+        split=arguments.split,
+        say=say,
+    )
+    print(json.dumps(outcome, indent=2) if arguments.json else table(outcome), end="")
+    return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.training.search import search
+
+    recipe, dataset, say = _study(arguments)
+    try:
+        radii = [float(word) for word in arguments.radii.split(",")] if arguments.radii else None
+    except ValueError:
+        raise ValueError(f"--radii {arguments.radii}: numbers with commas between them") from None
+    outcome = search(
+        recipe,
+        arguments.workdir,
+        radii=radii,
+        low=arguments.low,
+        high=arguments.high,
+        trials=arguments.trials,
+        seeds=arguments.seeds,
+        tuner=arguments.tuner,
+        dataset=dataset,
+        say=say,
+    )
+    if arguments.json:
+        print(json.dumps(outcome, indent=2))
+    else:
+        print((Path(arguments.workdir) / "search.md").read_text(), end="")
     return 0
 
 

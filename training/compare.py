@@ -1,0 +1,152 @@
+"""Methods under one budget: same data, steps, schedule, decays and seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hbnn_larq import plots
+from hbnn_larq.training import checkpoints, data
+from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, spread
+
+__all__ = ["compare", "method"]
+
+
+def method(recipe: Recipe, words: str) -> Recipe:
+    """The recipe with another method.
+
+    # Arguments
+        recipe: gives everything else.
+        words: "float" for the float twin, else a kernel quantizer (`hyperbolic`,
+            `hyperbolic_boundary`, `epc`, `ste_sign`, any Larq alias), and after colons any
+            fields to change, such as `hyperbolic:r=1:granularity=layer`.
+
+    # Returns
+        The changed recipe.
+    """
+    quantizer, *changes = words.split(":")
+    values: dict[str, Any] = {}
+    for change in changes:
+        field, equals, value = change.partition("=")
+        if not equals:
+            raise ValueError(
+                f"method {words!r}: write it as QUANTIZER or QUANTIZER:FIELD=VALUE:..., such as "
+                "hyperbolic:r=0.5."
+            )
+        values[field] = value
+    twin = {"input_quantizer": None} if quantizer == "float" else {}
+    kernel = None if quantizer == "float" else quantizer
+    return recipe.changed(kernel_quantizer=kernel, **twin, **values)
+
+
+def compare(
+    recipe: Recipe,
+    methods: Sequence[str],
+    workdir: str | Path,
+    *,
+    seeds: int = 3,
+    dataset: data.Dataset | None = None,
+    folder: str | Path | None = None,
+    split: str = "validation",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Trains several methods with the same budget and seeds and compares them pair by pair.
+
+    All runs are resumable: the same call again reads what is finished and goes on where one
+    stopped. Writes `compare.json`, `compare.md` and `compare.png` into `workdir`.
+
+    # Arguments
+        recipe: everything but the method.
+        methods: see `method`; the first is the reference of the differences.
+        workdir: one sub-folder per method.
+        seeds: runs per method.
+        dataset: instead of the one that the recipe names.
+        folder: where the files of the recipe's data set are.
+        split: "validation" or "test". Choosing between methods is choosing a setting, so the
+            default leaves the test split alone.
+        say: called with each line of progress.
+
+    # Returns
+        What is in `compare.json`.
+
+    # Raises
+        ValueError: for fewer than two methods, a method given twice, a split without images.
+    """
+    if len(methods) < 2 or len(set(methods)) < len(methods):
+        raise ValueError(f"compare(methods={list(methods)}): two or more different methods.")
+    if split not in ("validation", "test"):
+        raise ValueError(f'compare(split={split!r}): "validation" or "test".')
+    workdir = Path(workdir)
+    dataset = dataset or data.load(recipe.dataset, folder, image_size=recipe.image_size, say=say)
+    if split == "validation" and not (len(dataset.validation) or recipe.hold_out):
+        raise ValueError(
+            f"compare: {dataset.name} has no validation split. Hold some training images out "
+            "(--set hold_out=5000), or compare on the test split (--split test)."
+        )
+    recipes = {words: method(recipe, words) for words in methods}  # all checked before any runs
+    results = {
+        words: repeat(
+            changed, workdir / words.replace(":", "-"), seeds=seeds, dataset=dataset, say=say
+        )
+        for words, changed in recipes.items()
+    }
+    reference = accuracy(results[methods[0]], split)
+    rows = []
+    for words, runs in results.items():
+        values = accuracy(runs, split)
+        flips = [run["flips"]["measured_per_step"] for run in runs if run["flips"]]
+        difference = None if words == methods[0] else paired_difference(values, reference)
+        rows.append(
+            {
+                "method": words,
+                "top1": values,
+                "mean": spread(values).mean,
+                "std": spread(values).std if seeds > 1 else None,
+                "difference": None
+                if difference is None
+                else {
+                    "mean": difference.mean,
+                    "low": difference.low if seeds > 1 else None,
+                    "high": difference.high if seeds > 1 else None,
+                    "within_noise": difference.within_noise,
+                },
+                "text": str(spread(values)),
+                "difference_text": "reference" if difference is None else str(difference),
+                "flips_per_step": spread(flips).mean if flips else None,
+                "seconds": spread([run["seconds"] for run in runs]).mean,
+            }
+        )
+    outcome = {"recipe": asdict(recipe), "split": split, "seeds": seeds, "methods": rows}
+    text = json.dumps(outcome, indent=2) + "\n"
+    for name, content in (("compare.json", text), ("compare.md", table(outcome))):
+        checkpoints.atomic_write(
+            workdir / name, lambda file, content=content: file.write(content.encode())
+        )
+    plots.accuracies(
+        {row["method"]: row["top1"] for row in rows},
+        workdir / "compare.png",
+        ylabel=f"{split} accuracy (%)",
+    )
+    return outcome
+
+
+def table(outcome: dict[str, Any]) -> str:
+    """The outcome of `compare` as a Markdown table."""
+    lines = [
+        f"{outcome['recipe']['name']}: {outcome['split']} top-1, mean ± std over "
+        f"{outcome['seeds']} seeds; differences are paired, with a 95 % interval.",
+        "",
+        "| method | accuracy (%) | difference | flips per step (%) | seconds per run |",
+        "|---|---|---|---|---|",
+    ]
+    for row in outcome["methods"]:
+        flips = "-" if row["flips_per_step"] is None else f"{100 * row['flips_per_step']:.2f}"
+        lines.append(
+            f"| {row['method']} | {row['text']} | {row['difference_text']} | {flips} | "
+            f"{row['seconds']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,111 @@
+"""The same recipe with several seeds, and what can be said from so few numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hbnn_larq.training import data, run
+from hbnn_larq.training.recipe import Recipe
+
+__all__ = ["Spread", "accuracy", "paired_difference", "repeat", "spread"]
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation of a few figures; the deviation of one figure is NaN."""
+
+    mean: float
+    std: float
+    runs: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + ("" if self.runs < 2 else f" ± {self.std:.2f}")
+
+
+class Difference(NamedTuple):
+    """Mean of paired differences with the bounds of its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the interval holds 0 (or cannot be told from one pair)."""
+        return not (self.low > 0 or self.high < 0)
+
+    def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.mean:+.2f} (one pair: no interval)"
+        note = ", within noise" if self.within_noise else ""
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]{note}"
+
+
+def repeat(
+    recipe: Recipe,
+    workdir: Path,
+    *,
+    seeds: int,
+    dataset: data.Dataset,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Trains a recipe with seeds 0, 1, ...; what is finished is read, what was begun goes on.
+
+    # Arguments
+        recipe: its own seed is replaced.
+        workdir: each seed gets the folder `seed-N` in it.
+        seeds: how many, 1 or above.
+        dataset: what to train on.
+        say: called with each line of progress.
+
+    # Returns
+        The results of each seed.
+
+    # Raises
+        ValueError: unless `seeds` is 1 or above.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds}: how many runs of each, 1 or above.")
+    results = []
+    for seed in range(seeds):
+        seeded, folder = recipe.changed(seed=seed), workdir / f"seed-{seed}"
+        finished = _finished(seeded, folder)
+        if finished is None:
+            say(f"{folder}")
+            finished = run.fit(seeded, folder, dataset=dataset, say=lambda line: say(f"  {line}"))
+        results.append(finished)
+    return results
+
+
+def accuracy(results: Sequence[dict[str, Any]], split: str) -> list[float]:
+    """Top-1 accuracy on a split, percent, of each result."""
+    return [result["accuracy"][f"{split}_top1"] for result in results]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Spread(mean, math.nan, len(values))
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return Spread(mean, math.sqrt(variance), len(values))
+
+
+def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
+    """Mean of `values - reference`, seed by seed, with Student's 95 % interval."""
+    from scipy.stats import t
+
+    mean, std, count = spread([a - b for a, b in zip(values, reference, strict=True)])
+    half = float(t.ppf(0.975, count - 1)) * std / math.sqrt(count) if count > 1 else math.nan
+    return Difference(mean, mean - half, mean + half)
+
+
+def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    results = json.loads(path.read_text())
+    return results if Recipe.from_json(json.dumps(results["recipe"])) == recipe else None
