@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hbnn_larq import flip_rate
-from hbnn_larq.training import data
+from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe, keep_decay_sum
 from hbnn_larq.training.recipes import PAPER, RECIPES, find
 from hbnn_larq.training.schedules import Schedule
@@ -239,3 +239,13 @@ def test_every_binary_recipe_is_predicted_to_flip_enough(name):
 def test_known_sizes_of_training_splits_are_right():
     for name in ("digits", "generated"):
         assert data.training_images(name) == len(data.load(name).train)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"{r.name}-small" for r in PAPER if r.stop_epoch is None])
+def test_every_small_sibling_takes_two_steps(tmp_path, name):
+    recipe = find(name).changed(epochs=1, batch_size=8)
+    shape = tuple(int(side) for side in recipe.dataset.split("-")[1].split("x"))
+    tiny = data.generated(shape, 10, train=16, validation=4, test=4)
+    results = run.fit(recipe, tmp_path, dataset=tiny, say=lambda line: None)
+    assert results["steps"] == 2

@@ -117,8 +117,7 @@ def screen(results: dict[str, Any], workdir: Path) -> list[str]:
         "",
         f"results, models, plots {workdir}  ({results['seconds']:.0f} s)",
     ]
-    if not shipped["ok"]:
-        lines.append("FAULT: a binary layer is not binary in the file, or it disagrees with Keras")
+    lines += [f"FAULT: {fault}" for fault in shipped["faults"]]
     return lines
 
 
