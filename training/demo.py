@@ -21,7 +21,7 @@ from hbnn_larq.training.recipes import digits
 
 __all__ = ["demo"]
 
-QUICK_EPOCHS = 6
+QUICK_EPOCHS = 4
 RUNS = {"hyperbolic": digits.HYPERBOLIC, "ste_sign": digits.STE_SIGN, "float": digits.FLOAT}
 
 
@@ -56,7 +56,7 @@ def demo(
     dataset = data.load("digits")
     trained: dict[str, dict[str, Any]] = {}
     for label, recipe in RUNS.items():
-        # Quick runs keep their decay: the sum of 40 epochs in 6 would flip too many weights.
+        # Quick runs keep their decay: the sum of 40 epochs in 4 would flip too many weights.
         recipe = recipe.changed(seed=seed, epochs=QUICK_EPOCHS if quick else recipe.epochs)
         say(f"training {label} ({recipe.epochs} epochs)")
         trained[label] = run.fit(
