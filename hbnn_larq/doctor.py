@@ -518,7 +518,8 @@ def _float64(path: str, layer: Layer) -> Iterator[Finding]:
 def _batch_norm_scale(path: str, layer: Layer) -> Iterator[Finding]:
     if not isinstance(layer, tf.keras.layers.BatchNormalization) or layer.gamma is None:
         return
-    dead = float(np.mean(np.abs(layer.gamma.numpy()) < 1e-6))
+    # Exactly 0: some recipes start gamma at 1e-8 on purpose, and it grows from there.
+    dead = float(np.mean(layer.gamma.numpy() == 0))
     if dead > OUTSIDE:
         yield Finding(
             "dead-batch-norm",

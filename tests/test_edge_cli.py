@@ -213,6 +213,13 @@ def test_doctor_on_recipes(capsys):
     assert "there is no file or folder" in capsys.readouterr().err
 
 
+def test_doctor_says_what_is_alike_once(capsys):
+    assert main(["doctor", "cifar10-resnet18-w1a32"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("s1b1c1, s1b1c2, s1b2c1 and 13 more: its weights are binary and")
+    assert lines[-1] == "16 findings" and len(lines) == 3
+
+
 def test_doctor_on_a_model_file(folder, tmp_path, capsys):
     assert main(["doctor", str(folder / "net.keras"), "--data", "digits", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"ok": True, "findings": []}

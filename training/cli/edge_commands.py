@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,11 +247,21 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(doctor.to_json(findings))
     else:
-        for finding in findings:
-            print(finding)
+        for group in _alike(findings):
+            names = [finding.where for finding in group]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            print(replace(group[0], where=", ".join(names[:3]) + more))
         count = len(findings)
         print(f"{count} finding{'s' * (count != 1)}" if count else f"{subject}: nothing found")
     return 1 if findings else 0
+
+
+def _alike(findings: list[Any]) -> list[list[Any]]:
+    """Findings that say the same of several layers, together."""
+    groups: dict[tuple[str, str, str], list[Any]] = {}
+    for finding in findings:
+        groups.setdefault((finding.code, finding.message, finding.fix), []).append(finding)
+    return list(groups.values())
 
 
 def _bundled(name: str) -> Dataset | None:
