@@ -30,7 +30,17 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 # Loaded at first use: they cost time, or need packages of an extra.
-_ON_DEMAND = ("callbacks", "doctor", "edge", "flip_rate", "metrics", "plots", "training", "zoo")
+_ON_DEMAND = (
+    "callbacks",
+    "doctor",
+    "edge",
+    "flip_rate",
+    "metrics",
+    "plots",
+    "summary",
+    "training",
+    "zoo",
+)
 
 __all__ = [
     "binary_weights",
