@@ -322,19 +322,20 @@ def _deployment(path: str, layer: Layer) -> Iterator[Finding]:
                 "LCE has no binary depthwise convolution: it will run in float",
                 "Use QuantConv2D, or leave this layer float on purpose.",
             )
-        elif kind not in ("QuantConv2D", "QuantDense", "QuantConv1D"):
+        elif kind not in ("QuantConv2D", "QuantDense"):
             yield Finding(
                 "no-binary-op",
                 path,
                 f"LCE has no binary op for {kind}: it will run in float",
                 "Build it from QuantConv2D layers.",
             )
-        elif getattr(layer, "groups", 1) > 1 and channels % WORD:
+        elif getattr(layer, "groups", 1) > 1:
             yield Finding(
-                "group-size",
+                "groups",
                 path,
-                f"each group reads {channels} channels; LCE needs a multiple of {WORD}",
-                "Change filters or groups, or it will run in float.",
+                f"it has {layer.groups} groups, for which LCE has no fast kernel: below {WORD} "
+                "channels a group it will run in float, above it will not convert",
+                "Build it with groups=1.",
             )
         elif channels > WORD and -channels % WORD >= channels / 4:
             words = -(-channels // WORD)
@@ -355,13 +356,13 @@ def _padding(path: str, layer: Layer) -> Iterator[Finding]:
         and layer.padding == "same"
         and max(layer.kernel_size) > 1
         and not tf.is_tensor(pad)
-        and pad not in (1, -1)
+        and pad != 1
     ):
+        cost = "the layer before cannot hand bits on in LCE" if pad == 0 else "it will run in float"
         yield Finding(
             "pad-values",
             path,
-            f"pads ±1 activations with {pad}: a third value, so the layer before cannot hand bits "
-            "on in LCE",
+            f"pads ±1 activations with {pad}, so {cost}",
             "Set pad_values=1.0.",
         )
 

@@ -164,7 +164,7 @@ def rebuild(
             _check(layer, call)
             return _clone(layer, renew)
         config = layer.get_config()
-        for name in ("input_quantizer", *QUANTIZED_KERNELS):
+        for name in ("activation", "input_quantizer", *QUANTIZED_KERNELS):
             quantizer = getattr(layer, name, None)
             if (
                 name in config
@@ -190,14 +190,9 @@ def rebuild(
         edited[id(new)] = edits
         return new
 
-    policy = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy("float32")
-    try:
-        # Larq warns of starved weights for each sign kernel; nothing is trained here.
-        with silenced("larq.layers_base"):
-            new_model = renew(model)
-    finally:
-        tf.keras.mixed_precision.set_global_policy(policy)
+    # Larq warns of starved weights for each sign kernel; nothing is trained here.
+    with _float32_policy(), silenced("larq.layers_base"):
+        new_model = renew(model)
     with context.quantized_scope(False):  # the caller may be inside a quantized scope
         for old, new in pairs:
             if type(old) is type(new):
@@ -278,6 +273,19 @@ def _refuse_hidden_quantizers(layer: Layer, call: str) -> None:
                 "functional graph instead, or wrap the part in a tf.keras.Model(inputs, outputs): "
                 "nested models are fine."
             )
+
+
+@contextlib.contextmanager
+def _float32_policy() -> Iterator[None]:
+    policy = tf.keras.mixed_precision.global_policy()
+    if policy.name == "float32":  # setting it once more would cut it loose from set_floatx
+        yield
+        return
+    tf.keras.mixed_precision.set_global_policy("float32")
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(policy)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import hbnn_larq
+from hbnn_larq import zoo
 from hbnn_larq.edge import Preprocessing, convert, metadata, predict, report
 from hbnn_larq.edge.flatbuffer import BINARY_CONV, TFLiteFile, pack_bits, unpack_bits
 from hbnn_larq.edge.rewrites import rewrite
@@ -143,6 +144,20 @@ def test_convert_refuses_a_path_it_cannot_write(tmp_path, converted):
         convert(model, tmp_path / "missing" / "net.tflite")
     with pytest.raises(IsADirectoryError, match=r"is a folder. Name a file in it"):
         convert(model, tmp_path)
+
+
+def test_convert_refuses_groups_that_only_the_reference_kernel_runs():
+    model = net(conv(64, "ste_sign", "grouped", groups=2), shape=(8, 8, 64))
+    with pytest.raises(ValueError, match=r"'grouped' is a grouped binary convolution \(groups=2\)"):
+        convert(model)
+
+
+def test_a_sign_layer_in_front_counts_as_an_input_quantizer():
+    sign = tf.keras.layers.Activation(lq.quantizers.ste_sign)
+    model = net(batch_norm(), sign, conv(32, "ste_sign", input_quantizer=None, name="conv_1"))
+    result = report(model, convert(model), images())
+    assert result.ok, result.faults
+    assert result.layers[0].asked == "1-bit"
 
 
 def test_convert_refuses_open_input_sizes_and_subclassed_models():
@@ -281,7 +296,7 @@ PLACEMENT = {
         lambda q: [conv(32, q, groups=2), batch_norm()],
         ["LceQuantize", "LceDequantize", "PADV2", "CONV_2D"],
         (18_432, 30_000),
-        r"CONV_2D in float: grouped with 16 input channels per group.*multiple of 32.*groups=1",
+        r"CONV_2D in float: it is grouped, 16 input channels per group.*groups=1",
     ),
     "QuantDense 64": (
         lambda q: flat(lq.layers.QuantDense(64, kernel_quantizer=q, **KWARGS)),
@@ -335,6 +350,7 @@ def test_the_converters_own_complaint_becomes_a_warning():
             lambda: conv(32, "ste_sign", input_quantizer="ste_heaviside", pad_values=0.0),
             r"its input quantizer SteHeaviside does not give ±1",
         ),
+        (lambda: conv(32, "ste_sign", pad_values=-1.0), r"pads with -1.0; LCE knows \+1 and 0"),
         (
             lambda: lq.layers.QuantConv2DTranspose(32, 3, kernel_quantizer="ste_sign", **KWARGS),
             r"LCE has no binary op for QuantConv2DTranspose",
@@ -353,6 +369,33 @@ def test_other_reasons_for_float(layer, reason):
     result = report(model, convert(model), images(2))
     assert any(re.search(reason, fault) for fault in result.faults), result.faults
     assert not result.ok
+
+
+ZOO = {
+    "VGGSmall": 32,
+    "ResNet20": 32,
+    "ResNet18": 32,
+    "ResNet34": 64,
+    "BiRealNet18": 64,
+    "BiRealNet34": 64,
+}
+LARGE = ("ResNet34", "BiRealNet18", "BiRealNet34")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in ZOO]
+)
+def test_every_zoo_model_is_binary_in_its_file(name):
+    size = ZOO[name]
+    model = randomize(getattr(zoo, name)(input_shape=(size, size, 3), num_classes=10))
+    result = report(model, convert(model), images(4, (size, size, 3)))
+    assert result.ok, result.faults
+    assert result.binary_placed == result.binary_asked == result.ops[BINARY_CONV] > 4
+    assert result.file_bytes < result.float_bytes / 15
+
+
+def test_the_list_of_zoo_models_is_complete():
+    assert sorted(ZOO) == sorted(zoo.MODELS)
 
 
 # --- mutations: a broken file must not pass -----------------------------------------------------

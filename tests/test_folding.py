@@ -265,6 +265,7 @@ def test_fold_passes_plain_functions_through():
     model = tf.keras.Sequential(
         [
             tf.keras.Input((8, 8, 3)),
+            tf.keras.layers.Activation(lq.quantizers.ste_sign),
             conv(4, lq.quantizers.ste_sign, input_quantizer=lambda x: lq.math.sign(x - 0.1)),
         ]
     )

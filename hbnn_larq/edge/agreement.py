@@ -91,6 +91,8 @@ class Agreement:
             faults.append(
                 "logits differ from Keras by up to "
                 f"{self.followed_difference:.1%} of the largest logit though every sign is the same"
+                + "; the file computes in int8, which may be why: convert without it and compare"
+                * (self.logit_tolerance == LOGITS_INT8)
             )
         return faults
 

@@ -130,6 +130,13 @@ def fold_for_conversion(model: tf.keras.Model, call: str) -> tf.keras.Model:
             'speed up. Build it with kernel_quantizer="hyperbolic" (or "ste_sign") in Larq '
             "layers; a float model is the business of tf.lite.TFLiteConverter."
         )
+    for layer in binary:
+        if getattr(layer, "groups", 1) > 1 and layer.kernel.shape[-2] % 32 == 0:
+            raise ValueError(
+                f"{call}: {layer.name!r} is a grouped binary convolution (groups={layer.groups}). "
+                "LCE converts it, but only its reference kernel runs it, on no device by default. "
+                "Build it with groups=1."
+            )
     doubles = {layer.name for layer in layers if layer.dtype_policy.name == "float64"}
     if doubles:
         raise ValueError(

@@ -183,73 +183,57 @@ def why_float(kernel: Kernel) -> tuple[str, str]:
     layer = kernel.layer
     kind = type(layer).__name__
     quantizer = getattr(layer, "input_quantizer", None)
-    for applies, reason, fix in _reasons(kernel, layer, kind, quantizer):
-        if applies:
-            return reason, fix
-    return (
-        "the converter did not recognize it",
-        "compare the layer with one that converts; QuantConv2D with sign quantizers for input "
-        "and kernel, padding 'same' with pad_values=1.0 or 'valid', always does",
-    )
-
-
-def _reasons(
-    kernel: Kernel, layer: Layer, kind: str, quantizer: object
-) -> list[tuple[bool, str, str]]:
-    groups = getattr(layer, "groups", 1)
-    per_group = kernel.rows.shape[1] // max(int(np.prod(getattr(layer, "kernel_size", (1,)))), 1)
-    zeros = int(np.sum(np.all(kernel.rows == 0, axis=1)))
-    name = getattr(quantizer, "__name__", type(quantizer).__name__)
-    is_sign = isinstance(quantizer, SIGN_QUANTIZERS) or name in ("ste_sign", "approx_sign")
-    return [
-        (
-            quantizer is None,
-            "its inputs are float: LCE has no op for 1-bit weights with float inputs, so the "
+    if quantizer is None:
+        return (
+            "its inputs are float, and LCE has no op for 1-bit weights with float inputs, so the "
             "weights are stored as floats",
             'input_quantizer="approx_sign"; a weight-only binary net saves nothing in LCE',
-        ),
-        (
-            kind == "QuantDense",
+        )
+    if kind == "QuantDense":
+        return (
             "LCE has no binary dense op",
             'leave the rewrite "dense_to_conv" on in convert(), or use a 1x1 QuantConv2D',
-        ),
-        (
-            "Depthwise" in kind or (kernel.argument or "").startswith("depthwise"),
+        )
+    if "Depthwise" in kind or (kernel.argument or "").startswith("depthwise"):
+        return (
             "LCE has no binary depthwise convolution",
             "use a QuantConv2D with groups=1, or keep this layer float on purpose",
-        ),
-        (
-            kind not in ("QuantConv2D", "QuantConv1D"),
-            f"LCE has no binary op for {kind}",
-            "build it from QuantConv2D layers",
-        ),
-        (
-            not is_sign,
+        )
+    if kind != "QuantConv2D":
+        return f"LCE has no binary op for {kind}", "build it from QuantConv2D layers"
+    name = getattr(quantizer, "__name__", type(quantizer).__name__)
+    if not isinstance(quantizer, SIGN_QUANTIZERS) and name not in ("ste_sign", "approx_sign"):
+        return (
             f"its input quantizer {name} does not give ±1 the way LCE recognizes it",
             'input_quantizer="approx_sign" or "ste_sign"; in your own, use larq.math.sign',
-        ),
-        (
-            groups > 1 and per_group % 32 != 0,
-            f"grouped with {per_group} input channels per group; LCE needs a multiple of 32",
-            "choose filters and groups so that each group reads 32, 64, ... channels, or groups=1",
-        ),
-        (
-            zeros > 0,
+        )
+    if layer.groups > 1:
+        return (
+            f"it is grouped, {kernel.layer_channels} input channels per group; LCE has no fast "
+            "kernel for groups",
+            "groups=1",
+        )
+    if layer.padding == "same" and layer.pad_values not in (0, 1):
+        return f"it pads with {layer.pad_values}; LCE knows +1 and 0", "pad_values=1.0"
+    if layer.data_format == "channels_first":
+        return "its channels come first", 'data_format="channels_last"'
+    zeros = int(np.sum(np.all(kernel.rows == 0, axis=1)))
+    if zeros:
+        return (
             f"the scale of {zeros} of {len(kernel.rows)} output channels is 0, and one such "
             "channel sends the whole layer to float",
             'leave the rewrite "split_scales" on in convert(), or keep scales away from 0',
-        ),
-        (
-            not kernel.is_sign,
+        )
+    if not kernel.is_sign:
+        return (
             "its kernel is not a sign times one factor per output channel",
             'use a sign quantizer for the kernel, such as "hyperbolic" or "ste_sign"',
-        ),
-        (
-            getattr(layer, "data_format", "channels_last") == "channels_first",
-            "its channels come first",
-            'data_format="channels_last"',
-        ),
-    ]
+        )
+    return (
+        "the converter did not recognize it",
+        "compare the layer with one that converts: QuantConv2D with signs for input and kernel, "
+        "padding 'same' with pad_values=1.0 or 'valid'",
+    )
 
 
 def op_counts(ops: list[Op]) -> Mapping[str, int]:
