@@ -379,11 +379,10 @@ ZOO = {
     "BiRealNet18": 64,
     "BiRealNet34": 64,
 }
-LARGE = ("ResNet34", "BiRealNet18", "BiRealNet34")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in ZOO]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "ResNet20")) for n in ZOO]
 )
 def test_every_zoo_model_is_binary_in_its_file(name):
     size = ZOO[name]

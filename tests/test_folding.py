@@ -415,6 +415,14 @@ def test_unfold_keeps_signs_latents_and_logits(quantizer):
         assert points and not any(np.any(point) for point in points)
 
 
+@pytest.mark.parametrize("name", ["plain.keras", "plain.h5", "plain"])
+def test_unfold_reads_every_file_format(tmp_path, name):
+    plain = randomize(small_net("ste_sign"))
+    plain.save(tmp_path / name, **({} if "." in name else {"save_format": "tf"}))
+    warm = unfold(str(tmp_path / name), "hyperbolic")
+    np.testing.assert_array_equal(warm.predict(images()), plain.predict(images()))
+
+
 def test_unfold_gives_each_layer_its_own_copy():
     quantizer = hbnn_larq.quantizers.Hyperbolic(r=0.5)
     warm = unfold(small_net("ste_sign"), quantizer)
