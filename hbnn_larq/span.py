@@ -220,6 +220,9 @@ def _programs(coefficients: Coefficients, count: int, dot, sign: bool, limited: 
         if limited and vectors[0].dtype == tf.float64:
             y *= tf.minimum(limit / tf.sqrt(tf.maximum(dot(y, y), 1e-300)), 1.0)
         if sign:
+            # In the dtype of the vectors, where signs cost half; the factor keeps numbers too
+            # small for it from becoming 0, and infinity has a sign too.
+            y = tf.cast(y * 2.0**500, vectors[0].dtype)
             # As larq.math.sign, and never through a bool tensor: the LCE converter keeps a bool
             # kernel of over a megabyte as bytes instead of folding it into bits.
             y = tf.sign(tf.sign(y) + 0.5)

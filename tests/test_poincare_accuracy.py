@@ -10,7 +10,7 @@ import pytest
 import reference
 import tensorflow as tf
 
-from hbnn_larq import poincare
+from hbnn_larq import epc, poincare
 
 R = (1e-4, 0.05, 1.0, 5.0)
 P_SIZES = (0.0, 0.5, 0.99, 0.99999)  # sqrt(r)|p|
@@ -369,6 +369,36 @@ def test_mobius_step(rng, learning_rate, r):
     )
     # The step goes against g, so it is a parallel g that leads through the centre.
     assert_close("p", value.numpy(), truth, 0, np.roll(tolerances, -1))
+
+
+@pytest.mark.parametrize("r", R)
+@pytest.mark.parametrize("size", [2, 3])
+def test_epc_chain(rng, size, r):
+    """Points of the cluster up to .9, where the chain does not amplify rounding by much."""
+    pairs = [points(rng, 64, r, sizes=(0.0, 0.3, 0.9)) for _ in range(size)]
+    cluster = [p if k % 2 else q for k, (p, q) in enumerate(pairs)]
+    lengths = np.array([0.0, 1e-12, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e15, 3e38])
+    v = rng.normal(size=cluster[0].shape)
+    v = (lengths * v / np.linalg.norm(v, axis=0)).astype(np.float32)
+    dw = rng.normal(size=v.shape).astype(np.float32)
+    inputs = [v, *cluster]
+    truth = [reference.exact(reference.epc, *inputs, axis=0, r=r)]
+    truth += reference.exact_vjp(reference.epc, *inputs, cotangent=dw, axis=0, r=r)
+    value, gradients = value_and_gradients(
+        lambda v, *cluster: epc.chain(cluster, v, r=r, axis=0), *inputs, cotangent=dw
+    )
+    for k, (result, expected) in enumerate(zip([value, *gradients], truth, strict=True)):
+        assert_close(f"output {k}", result, expected, 0, TOLERANCE)
+    signs = epc.chain_sign([tf.constant(p) for p in cluster], tf.constant(v), r=r, axis=0)
+    assert_signs("chain_sign", signs.numpy(), truth[0])
+
+
+@pytest.mark.parametrize("r", R)
+def test_boundary_sign(rng, r):
+    p, v, _, _ = sweep(64, r, rng, p_sizes=P_SIZES[:3], v_norms=(1e-3, 1.0, 1e30))
+    truth = reference.exact(reference.boundary, p, v, axis=0, r=r)
+    signs = poincare.boundary_sign(tf.constant(p), tf.constant(v), r=r, axis=0)
+    assert_signs("boundary_sign", signs.numpy(), truth)
 
 
 # --- the same numbers on every route ----------------------------------------------------------
