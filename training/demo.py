@@ -134,7 +134,14 @@ def _ship(workdir: Path, dataset: data.Dataset) -> dict[str, Any]:
     model = tf.keras.models.load_model(workdir / "hyperbolic" / "model.keras", compile=False)
     twin = tf.keras.models.load_model(workdir / "float" / "model.keras", compile=False)
     images = dataset.normalize(dataset.test.images)
-    content = edge.convert(model, workdir / "model.tflite", labels=dataset.class_names)
+    # The scans count ink from 0 to 16; an image file, for `hbnn predict`, from 0 to 255.
+    preprocessing = edge.Preprocessing(scale=16 / 255, mean=dataset.mean, std=dataset.scale)
+    content = edge.convert(
+        model,
+        workdir / "model.tflite",
+        labels=dataset.class_names,
+        preprocessing=preprocessing,
+    )
     report = edge.report(model, content, images)
     for name, text in (("report.json", report.to_json()), ("report.md", report.to_markdown())):
         checkpoints.atomic_write(workdir / name, lambda file, text=text: file.write(text.encode()))
