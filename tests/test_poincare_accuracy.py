@@ -109,7 +109,9 @@ def test_expmap_per_filter(rng, shape, r):
     check_expmap(*kernels, r, tuple(range(len(shape))), tolerances)
 
 
-@pytest.mark.parametrize("r", R)
+@pytest.mark.parametrize(
+    "r", [R[0], R[-1], *(pytest.param(r, marks=pytest.mark.slow) for r in R[1:-1])]
+)
 @pytest.mark.parametrize("shape", LAYERS, ids=str)
 def test_expmap_per_layer(rng, shape, r):
     p, v, dw, tolerances = sweep(np.prod(shape), r, rng)
