@@ -18,8 +18,8 @@ Three things make this fast under XLA, each found by measurement (`benchmarks/ge
 
 1. XLA's own reductions are 2 to 6 times slower than a loop, so inner products are written as
    elementwise sums of adjacent rows (`_fold`), twice, and only the small rest is reduced.
-2. The backward pass is two compiled programs, scalars and combination. As one, XLA recomputes
-   the scalars inside the loop over elements.
+2. Where each column is a vector, the backward pass is two compiled programs, scalars and
+   combination. As one, XLA recomputes the scalars inside the loop over elements.
 3. Scalars such as `r` are arguments, not constants: a second radius costs no compilation.
 
 Where a shape is not static, or XLA is switched off (`HBNN_LARQ_XLA=0`), the same formulas run
@@ -41,7 +41,7 @@ import tensorflow as tf
 Coefficients = Callable[..., Sequence[tf.Tensor]]
 Axis = int | Sequence[int]
 
-_LANES = 32  # a vector that is a whole tensor is summed in this many columns
+_LANES = 16  # a vector that is a whole tensor is summed in this many columns
 _WIDTH = {True: 16, False: 8}  # rows added per folding pass: whole tensor, one vector a column
 
 
@@ -86,7 +86,7 @@ def span(
     else:
         to_rows = from_rows = tf.identity
         programs = _plain(coefficients, len(vectors), tuple(inner), sign, longest is not None)
-    forward, backward_scalars, backward_combine = programs
+    forward, backward = programs
     limit = as_float64(math.inf if longest is None else longest)
 
     @tf.custom_gradient
@@ -94,8 +94,7 @@ def span(
         y, gram = forward(numbers, limit, rows)
 
         def grad(dy):
-            mix = backward_scalars(numbers, gram, dy, rows)
-            return backward_combine(mix, dy, rows)
+            return backward(numbers, gram, dy, rows)
 
         return y, grad
 
@@ -148,7 +147,7 @@ def _dot(x: tf.Tensor, y: tf.Tensor, whole: bool) -> tf.Tensor:
     if head:
         columns = [tf.reshape(z[:head], [-1, _LANES]) for z in (x, y)]
         lanes = _fold(columns, _WIDTH[True])
-        # By halves: adding 32 numbers of one size in a row would round three times as much.
+        # By halves: added in a row, numbers of one size would round twice as much.
         while lanes.shape[0] > 1:
             half = lanes.shape[0] // 2
             lanes = lanes[:half] + lanes[half:]
@@ -256,7 +255,8 @@ def _compiled(coefficients: Coefficients, count: int, whole: bool, sign: bool, l
     def dot(x, y):
         return _dot(x, y, whole)
 
-    return _traced(_programs(coefficients, count, dot, sign, limited), jit_compile=True)
+    programs = _programs(coefficients, count, dot, sign, limited)
+    return _traced(*programs, jit_compile=True, backward_in_two=not whole)
 
 
 @functools.cache
@@ -266,15 +266,26 @@ def _plain(
     def dot(x, y):
         return tf.reduce_sum(_product([x, y]), inner, keepdims=True)
 
-    return _traced(_programs(coefficients, count, dot, sign, limited), jit_compile=False)
+    programs = _programs(coefficients, count, dot, sign, limited)
+    return _traced(*programs, jit_compile=False, backward_in_two=False)
 
 
-def _traced(programs, jit_compile: bool):
-    functions = [tf.function(p, jit_compile=jit_compile, autograph=False) for p in programs]
-    for function in functions:
+def _traced(forward, scalars, combine, *, jit_compile: bool, backward_in_two: bool):
+    """Forward and backward pass as functions of their own, traced once a shape."""
+
+    def traced(program):
+        function = tf.function(program, jit_compile=jit_compile, autograph=False)
         # A trace a shape is what is wanted here; the warning would reach every user.
         function._omit_frequent_tracing_warning = True
-    return functions
+        return function
+
+    if backward_in_two:
+        scalars, combine = traced(scalars), traced(combine)
+
+    def backward(numbers, gram, dy, vectors):
+        return combine(scalars(numbers, gram, dy, vectors), dy, vectors)
+
+    return traced(forward), backward if backward_in_two else traced(backward)
 
 
 # A TensorFlow function that outlives TensorFlow's modules complains on the user's last line.
