@@ -2,7 +2,9 @@
 
 Neither LCE's C++ headers nor its Android library are at hand here, so both are compiled against
 stand-ins that declare just what the programs use, with the signatures of TensorFlow Lite 2.16. The
-C++ stand-in also runs: its interpreter hands its input back, so the program's own work is tested.
+C++ stand-in also runs: its interpreter hands its input back, so the program's own work is tested,
+on this machine's processor and, where Debian's cross compiler and QEMU are installed (packages
+g++-aarch64-linux-gnu and qemu-user-static), as a 64-bit ARM program.
 """
 
 import shutil
@@ -29,7 +31,8 @@ struct FlatBufferModel {
   }
 };
 struct OpResolver { bool has_lce = false; };
-namespace ops { namespace builtin { struct BuiltinOpResolver : OpResolver {}; } }
+struct MutableOpResolver : OpResolver {};
+namespace ops { namespace builtin { struct BuiltinOpResolver : MutableOpResolver {}; } }
 class Interpreter {  // three outputs: the input's first three numbers
  public:
   TfLiteStatus SetNumThreads(int) { return kTfLiteOk; }
@@ -61,7 +64,8 @@ LCE_STAND_IN = r"""
 #pragma once
 #include "tensorflow/lite/model.h"
 namespace compute_engine { namespace tflite {
-inline void RegisterLCECustomOps(::tflite::ops::builtin::BuiltinOpResolver* resolver) {
+inline void RegisterLCECustomOps(::tflite::MutableOpResolver* resolver, const bool = false,
+                                 const bool = false) {
   resolver->has_lce = true;
 }
 } }
@@ -81,10 +85,21 @@ public final class Interpreter implements AutoCloseable {
 JAVA_TENSOR = "package org.tensorflow.lite; public interface Tensor { int[] shape(); }"
 
 
-@pytest.fixture(scope="module")
-def classify(tmp_path_factory):
-    if shutil.which("g++") is None:
-        pytest.skip("no C++ compiler here")
+# Compiler, further flags, and what runs the program.
+TARGETS = {
+    "this machine": (["g++"], []),
+    "64-bit ARM": (["aarch64-linux-gnu-g++", "-static"], ["qemu-aarch64-static"]),
+}
+ELF_MACHINE_AARCH64 = 183
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def classify(request, tmp_path_factory):
+    """The program, as the words of a command, and the folder it runs in."""
+    compiler, runner = TARGETS[request.param]
+    missing = [tool for tool in (compiler[0], *runner) if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"no {' and no '.join(missing)} here")
     folder = tmp_path_factory.mktemp("cc")
     for name in ("interpreter.h", "model.h", "kernels/register.h"):
         path = folder / "tensorflow" / "lite" / name
@@ -97,25 +112,31 @@ def classify(tmp_path_factory):
     program = folder / "classify"
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", str(folder)]
     subprocess.run(
-        ["g++", *flags, str(DEVICE / "classify.cc"), "-o", str(program)], check=True, timeout=120
+        [*compiler, *flags, str(DEVICE / "classify.cc"), "-o", str(program)],
+        check=True,
+        timeout=120,
     )
+    if runner:
+        machine = int.from_bytes(program.read_bytes()[18:20], "little")
+        assert machine == ELF_MACHINE_AARCH64
     (folder / "net.tflite").write_bytes(b"net")
-    return program
+    return [*runner, str(program)], folder
 
 
-def run(program, *words):
-    return subprocess.run([program, *words], capture_output=True, text=True, cwd=program.parent)
+def run(classify, *words):
+    program, folder = classify
+    return subprocess.run([*program, *words], capture_output=True, text=True, cwd=folder)
 
 
 def test_the_cpp_program_feeds_the_image_and_prints_the_class(classify):
-    np.array([0.5, 2.25, -1, 7], "<f4").tofile(classify.parent / "image.f32")
+    np.array([0.5, 2.25, -1, 7], "<f4").tofile(classify[1] / "image.f32")
     done = run(classify, "net.tflite", "image.f32", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["0.5", "2.25", "-1", "class 1"]
 
 
 def test_the_cpp_program_names_what_is_wrong(classify):
-    np.zeros(3, "<f4").tofile(classify.parent / "short.f32")
+    np.zeros(3, "<f4").tofile(classify[1] / "short.f32")
     for words, message in [
         (["net.tflite"], "usage: classify"),
         (["none.tflite", "short.f32"], "cannot read the network"),
