@@ -6,17 +6,20 @@ any quantizer but ours:
 - a quantizer object handed to several layers serves the first; later layers get a copy of it, so
   that two kernels never share a base point;
 - a quantizer of kernels in the slot for activations is refused;
-- base points are made together with their kernel, not at the first call, and know its layer;
+- base points are made together with their kernel, not at the first call, and know its layer; any
+  binary kernel gets a note of which axes form a filter, for `GeodesicSGD`;
 - the warning about starved weights is silent for a quantizer whose gradient is never clipped;
 - `larq.models.summary` counts what is deployed, and base points are not.
 """
 
 from __future__ import annotations
 
+import contextlib
+
 from larq import layers_base, models, quantizers
 
-from hbnn_larq.optimizers import is_base_point
-from hbnn_larq.quantizers import BallQuantizer
+from hbnn_larq.optimizers import is_base_point, is_latent, mark_filters
+from hbnn_larq.quantizers import BallQuantizer, filter_axis
 
 _installed = False
 
@@ -62,12 +65,15 @@ def _bound_kernel(base_layer):
     def add_weight(self, name=None, *args, **kwargs):
         inherited = super(base_layer, self).add_weight
         quantizer = self._get_quantizer(name)
-        if not isinstance(quantizer, BallQuantizer):
-            return inherited(name, *args, **kwargs)
-        quantizer.bind(self, name)
-        kernel = inherited(name, *args, **kwargs)
-        quantizer.build_for(kernel)
-        return kernel
+        if isinstance(quantizer, BallQuantizer):
+            quantizer.bind(self, name)
+        weight = inherited(name, *args, **kwargs)
+        if isinstance(quantizer, BallQuantizer):
+            quantizer.build_for(weight)
+        if is_latent(weight):
+            with contextlib.suppress(ValueError):  # a kernel without filters
+                mark_filters(weight, filter_axis(self, name)(weight.shape))
+        return weight
 
     return add_weight
 

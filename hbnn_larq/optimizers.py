@@ -1,16 +1,21 @@
-"""SGD that moves base points by Möbius updates and everything else as SGD always does."""
+"""Optimizers for the two kinds of variables that plain ones treat badly.
+
+`MobiusSGD` moves base points inside their ball and all else as SGD always does. `GeodesicSGD`
+turns latent weights by a scheduled angle, since only their direction counts.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 
 import tensorflow as tf
 from larq import utils
 from larq.quantized_variable import QuantizedVariable
 
-from hbnn_larq import poincare
+from hbnn_larq import poincare, sphere
 
-__all__ = ["MobiusSGD", "is_base_point", "is_latent"]
+__all__ = ["GeodesicSGD", "MobiusSGD", "filter_axis_of", "is_base_point", "is_latent"]
 
 
 def is_base_point(variable: tf.Variable) -> bool:
@@ -31,8 +36,59 @@ def is_latent(variable: tf.Variable) -> bool:
     return isinstance(variable, QuantizedVariable) and variable.precision == 1
 
 
+def mark_filters(variable: tf.Variable, axis: tuple[int, ...]) -> None:
+    """Note on a kernel which axes form one output filter, for optimizers to find."""
+    variable._hbnn_filter_axis = axis
+
+
+def filter_axis_of(variable: tf.Variable) -> tuple[int, ...] | None:
+    """The axes that form one output filter of a kernel, or None where nobody noted them.
+
+    # Arguments
+        variable: The kernel of a Larq layer. Layers made after `import hbnn_larq` note them.
+    """
+    return getattr(variable, "_hbnn_filter_axis", None)
+
+
+class _Divided:
+    """An optimizer that keeps some variables to itself and leaves the others to another one."""
+
+    others: tf.keras.optimizers.Optimizer | None
+
+    def _is_mine(self, variable: tf.Variable) -> bool:
+        raise NotImplementedError
+
+    def _split(self, variables):
+        if self.others is None:
+            return list(variables), []
+        mine = [v for v in variables if self._is_mine(v)]
+        return mine, [v for v in variables if not self._is_mine(v)]
+
+    def apply_gradients(self, grads_and_vars, name=None, **kwargs):
+        if self.others is not None:
+            pairs = list(grads_and_vars)
+            rest = [(g, v) for g, v in pairs if not self._is_mine(v)]
+            if rest:
+                self.others.apply_gradients(rest, **kwargs)
+            grads_and_vars = [(g, v) for g, v in pairs if self._is_mine(v)]
+        return super().apply_gradients(grads_and_vars, name=name, **kwargs)
+
+    @property
+    def variables(self):
+        own = super().variables
+        if self.others is None:
+            return own
+        return type(own)([*own, *self.others.variables])
+
+    def set_weights(self, weights):
+        own = len(super().variables)
+        super().set_weights(weights[:own])
+        if self.others is not None:
+            self.others.set_weights(weights[own:])
+
+
 @utils.register_keras_custom_object
-class MobiusSGD(tf.keras.optimizers.SGD):
+class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
     r"""SGD with momentum whose base points take Möbius steps (HBNN Eq. 16).
 
     \[ p \leftarrow p \oplus \left(-\eta \otimes \frac{\partial L}{\partial p}\right) \]
@@ -149,6 +205,9 @@ class MobiusSGD(tf.keras.optimizers.SGD):
         ]
         self._built = True
 
+    def _is_mine(self, variable: tf.Variable) -> bool:
+        return is_base_point(variable)
+
     def decay_of(self, variable: tf.Variable) -> float:
         """The coefficient of the L2 term that `variable` gets."""
         latent = self._weight_decay if self._latent_decay is None else self._latent_decay
@@ -157,21 +216,6 @@ class MobiusSGD(tf.keras.optimizers.SGD):
         if is_latent(variable):
             return latent
         return self._weight_decay if self.decay_all or variable.shape.rank > 1 else 0.0
-
-    def _split(self, variables):
-        if self.others is None:
-            return list(variables), []
-        mine = [v for v in variables if is_base_point(v)]
-        return mine, [v for v in variables if not is_base_point(v)]
-
-    def apply_gradients(self, grads_and_vars, name=None, **kwargs):
-        if self.others is not None:
-            pairs = list(grads_and_vars)
-            rest = [(g, v) for g, v in pairs if not is_base_point(v)]
-            if rest:
-                self.others.apply_gradients(rest, **kwargs)
-            grads_and_vars = [(g, v) for g, v in pairs if is_base_point(v)]
-        return super().apply_gradients(grads_and_vars, name=name, **kwargs)
 
     def update_step(self, gradient, variable):
         """Möbius step for a base point, SGD for any other variable."""
@@ -194,19 +238,6 @@ class MobiusSGD(tf.keras.optimizers.SGD):
         )
         return variable.assign(moved)
 
-    @property
-    def variables(self):
-        own = super().variables
-        if self.others is None:
-            return own
-        return type(own)([*own, *self.others.variables])
-
-    def set_weights(self, weights):
-        own = len(super().variables)
-        super().set_weights(weights[:own])
-        if self.others is not None:
-            self.others.set_weights(weights[own:])
-
     def get_config(self):
         others = self.others and tf.keras.optimizers.serialize(self.others)
         return {
@@ -218,3 +249,175 @@ class MobiusSGD(tf.keras.optimizers.SGD):
             "step": self.step,
             "others": others,
         }
+
+
+DIRECTIONS = ("momentum", "sign", "adaptive")
+
+
+@utils.register_keras_custom_object
+class GeodesicSGD(_Divided, tf.keras.optimizers.Optimizer):
+    r"""Turns latent weights by a scheduled angle: the flip rate is set, not hoped for.
+
+    The sign ignores the length of a latent vector, so the vectors live on a sphere, such as the
+    boundary of a Poincaré ball. Each step turns them by \(\theta = \pi f\) along the great circle
+    against their momentum, f being the share of weights asked to flip:
+
+    \[ x \leftarrow |x| (\cos\theta\, \hat x - \sin\theta\, u), \qquad
+       m \leftarrow \mu m + (I - \hat x \hat x^T) \frac{\partial L}{\partial x}, \qquad
+       u = m / |m| \]
+
+    and the momentum is carried along by parallel transport. There is no learning rate and no
+    weight decay for these weights, whose joint effect under SGD is just such an angle
+    (`hbnn_larq.flip_rate`), reached late and changed by width, budget and batch. The lengths stay
+    what they were.
+
+    Works on the latent weights of every 1-bit quantizer of Larq and of this package; everything
+    else, base points among it, goes to `others`.
+
+    !!! example
+        ```python
+        steps = 20 * 43
+        cosine = tf.keras.optimizers.schedules.CosineDecay
+        model.compile(
+            hbnn_larq.optimizers.GeodesicSGD(
+                flip_rate=cosine(0.01, steps),
+                others=hbnn_larq.optimizers.MobiusSGD(cosine(0.1, steps), momentum=0.9),
+            ),
+            loss="sparse_categorical_crossentropy",
+        )
+        ```
+
+    # Arguments
+        flip_rate: Share of the weights asked to flip per step, at most 0.5, or a
+            `tf.keras.optimizers.schedules.LearningRateSchedule` of it; let it fall to 0. It is
+            kept as `learning_rate`, so that Keras's callbacks can set and show it.
+        others: Optimizer of all other variables, with a schedule of its own.
+        momentum: Share of the momentum that a step keeps, at least 0 and below 1.
+        granularity: `"filter"`: the weights of each output filter turn by the angle; `"layer"`:
+            those of the whole kernel do, so that some filters turn more than others.
+        direction: Where u comes from: `"momentum"`, its `"sign"` (every weight pulls alike), or
+            `"adaptive"` (divided by the root of a running mean of squares, as in Adam).
+        squares: Share that the running mean of squares keeps, for `"adaptive"`.
+        name: Name of the optimizer.
+        **kwargs: Of `tf.keras.optimizers.Optimizer`: `clipnorm`, `use_ema` and so on.
+
+    # Raises
+        ValueError: a flip rate outside [0, 0.5], a momentum or `squares` outside [0, 1), an
+            unknown granularity or direction, or in training a kernel without noted filters.
+
+    # References
+        - Optimizing on the sphere: [Optimization Algorithms on Matrix
+          Manifolds](https://press.princeton.edu/absil), chapters 3 and 8
+        - Scheduling the flips of a binary net in this way: ours.
+    """
+
+    def __init__(
+        self,
+        flip_rate=0.01,
+        others="sgd",
+        *,
+        momentum=0.9,
+        granularity="filter",
+        direction="momentum",
+        squares=0.999,
+        name="GeodesicSGD",
+        **kwargs,
+    ):
+        if isinstance(flip_rate, int | float) and not 0 <= flip_rate <= 0.5:
+            raise ValueError(
+                f"GeodesicSGD(flip_rate={flip_rate!r}): a share of the weights per step, 0 to 0.5; "
+                "one percent is 0.01."
+            )
+        for key, value in {"momentum": momentum, "squares": squares}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"GeodesicSGD({key}={value!r}): at least 0 and below 1.")
+        for key, value, choices in (
+            ("granularity", granularity, ("filter", "layer")),
+            ("direction", direction, DIRECTIONS),
+        ):
+            if value not in choices:
+                raise ValueError(f"GeodesicSGD({key}={value!r}): one of {', '.join(choices)}.")
+        kwargs.setdefault("jit_compile", False)
+        # HDF5 files key variables by name, and `others` has an iteration and a rate as well.
+        with tf.name_scope("latents"):
+            super().__init__(name=name, **kwargs)
+            self._learning_rate = self._build_learning_rate(flip_rate)
+        self.others = tf.keras.optimizers.get(others)
+        self.momentum = momentum
+        self.granularity = granularity
+        self.direction = direction
+        self.squares = squares
+
+    def _is_mine(self, variable):
+        return is_latent(variable)
+
+    def build(self, var_list):
+        """Make the slots: a momentum for every kernel, and squares where they are asked for."""
+        if getattr(self, "_built", False):
+            return
+        mine, rest = self._split(var_list)
+        if rest:
+            self.others.build(rest)
+        super().build(mine)
+        # Read here: under a distribution strategy `update_step` sees unmarked replicas.
+        self._axes = [self._axis_of(v) for v in mine]
+        self.momentums, self.mean_squares = (
+            [self.add_variable_from_reference(model_variable=v, variable_name=slot) for v in mine]
+            if wanted
+            else []
+            for slot, wanted in (("m", True), ("v", self.direction == "adaptive"))
+        )
+        self._built = True
+
+    def _axis_of(self, variable: tf.Variable) -> tuple[int, ...]:
+        if self.granularity == "layer":
+            return tuple(range(variable.shape.rank))
+        axis = filter_axis_of(variable)
+        if axis is None:
+            raise ValueError(
+                f'GeodesicSGD(granularity="filter"): nobody noted which axes of {variable.name} '
+                "form a filter. Import hbnn_larq before building the model; a kernel without "
+                'filters (LocallyConnected, implementation=3) needs granularity="layer".'
+            )
+        return axis
+
+    def update_step(self, gradient, variable):
+        """Turn the vectors of one kernel."""
+        index = self._index_dict[self._var_key(variable)]
+        axis, slot = self._axes[index], self.momentums[index]
+        x, gradient = tf.convert_to_tensor(variable), tf.convert_to_tensor(gradient)
+        at, _ = sphere.unit(x, axis=axis)
+        momentum = sphere.tangent(at, self.momentum * slot + gradient, axis=axis)
+        downhill = momentum
+        if self.direction == "sign":
+            downhill = sphere.tangent(at, tf.sign(momentum), axis=axis)
+        elif self.direction == "adaptive":
+            squares = self.mean_squares[index]
+            squares.assign(self.squares * squares + (1 - self.squares) * gradient * gradient)
+            # No bias correction: one factor for all weights does not change a direction.
+            steps = tf.math.divide_no_nan(momentum, tf.sqrt(squares))
+            downhill = sphere.tangent(at, steps, axis=axis)
+        angle = math.pi * tf.cast(self.learning_rate, x.dtype)
+        moved, carried = sphere.geodesic_step(x, downhill, angle, axis=axis, carry=momentum)
+        slot.assign(carried)
+        variable.assign(moved)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "flip_rate": self._serialize_hyperparameter(self._learning_rate),
+            "others": tf.keras.optimizers.serialize(self.others),
+            "momentum": self.momentum,
+            "granularity": self.granularity,
+            "direction": self.direction,
+            "squares": self.squares,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        if isinstance(config.get("flip_rate"), dict):
+            config["flip_rate"] = tf.keras.optimizers.schedules.deserialize(
+                config["flip_rate"], custom_objects=custom_objects
+            )
+        return cls(**config)

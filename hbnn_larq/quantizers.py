@@ -120,7 +120,7 @@ class BallQuantizer(_BaseQuantizer):
             )
         self._owner = owner
         self._owner_weight = weight
-        self._filter_axis = _filter_axis(layer, weight)
+        self._filter_axis = filter_axis(layer, weight)
         self._output_dtype = layer.compute_dtype
 
     def build_for(self, kernel: tf.Variable) -> None:
@@ -205,7 +205,7 @@ class BallQuantizer(_BaseQuantizer):
         return {**super().get_config(), "r": self.r, "granularity": self.granularity}
 
 
-def _filter_axis(layer: tf.keras.layers.Layer, weight: str):
+def filter_axis(layer: tf.keras.layers.Layer, weight: str):
     """How the weights of one output filter lie in a weight of `layer`: kernel shape -> axes."""
     kind = type(layer).__name__
 

@@ -1,0 +1,340 @@
+"""Laws of GeodesicSGD: a set angle, whatever the scale of gradients and latents."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hbnn_larq.optimizers import GeodesicSGD, MobiusSGD, filter_axis_of, is_latent
+
+DIRECTIONS = ["momentum", "sign", "adaptive"]
+
+
+@pytest.fixture(autouse=True)
+def plain_ops(monkeypatch):
+    monkeypatch.setenv("HBNN_LARQ_XLA", "0")
+
+
+def dense(quantizer="ste_sign", units=4):
+    built = lq.layers.QuantDense(units, kernel_quantizer=quantizer)
+    built(tf.zeros((1, 6)))
+    return built
+
+
+def latent(layer):
+    return layer.kernel.latent_variable
+
+
+def angles(before, after):
+    """Between the columns of two matrices."""
+    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    lengths = np.linalg.norm(before, axis=0) * np.linalg.norm(after, axis=0)
+    return np.arccos(np.clip(np.sum(before * after, axis=0) / lengths, -1, 1))
+
+
+def step(optimizer, layer, gradient):
+    optimizer.apply_gradients([(tf.constant(gradient, tf.float32), layer.kernel)])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("quantizer", ["ste_sign", "hyperbolic_boundary", "approx_sign"])
+def test_every_filter_turns_by_the_angle_and_keeps_its_length(direction, quantizer, rng):
+    layer = dense(quantizer)
+    optimizer = GeodesicSGD(0.02, direction=direction)
+    for _ in range(5):
+        before = latent(layer).numpy()
+        gradient = rng.normal(size=(6, 4))
+        step(optimizer, layer, gradient)
+        after = latent(layer).numpy()
+        np.testing.assert_allclose(angles(before, after), np.pi * 0.02, rtol=1e-3)
+        np.testing.assert_allclose(
+            np.linalg.norm(after, axis=0), np.linalg.norm(before, axis=0), rtol=1e-6
+        )
+
+
+def test_a_layer_turns_as_one_vector(rng):
+    layer = dense()
+    before = latent(layer).numpy()
+    step(GeodesicSGD(0.02, granularity="layer"), layer, rng.normal(size=(6, 4)))
+    after = latent(layer).numpy()
+    whole = angles(before.reshape(-1, 1), after.reshape(-1, 1))
+    np.testing.assert_allclose(whole, np.pi * 0.02, rtol=1e-3)
+    assert np.ptp(angles(before, after)) > 1e-3
+
+
+def test_against_the_equations(rng):
+    """Three steps of the docstring, column by column, in float64."""
+    layer = dense()
+    x, m = latent(layer).numpy().astype(np.float64), np.zeros((6, 4))
+    optimizer, turn = GeodesicSGD(0.03, momentum=0.8), np.pi * 0.03
+    for _ in range(3):
+        gradient = rng.normal(size=(6, 4))
+        step(optimizer, layer, gradient)
+        for k in range(4):
+            length = np.linalg.norm(x[:, k])
+            at = x[:, k] / length
+            mixed = 0.8 * m[:, k] + gradient[:, k]
+            mixed -= at * (at @ mixed)
+            u = mixed / np.linalg.norm(mixed)
+            x[:, k] = length * (np.cos(turn) * at - np.sin(turn) * u)
+            m[:, k] = np.linalg.norm(mixed) * (np.cos(turn) * u + np.sin(turn) * at)
+    np.testing.assert_allclose(latent(layer), x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])
+def test_the_scale_of_the_loss_does_not_matter(direction, scale, rng):
+    """To the bit, so that loss scaling and the width of the net change nothing."""
+    gradients = rng.normal(size=(4, 6, 4)).astype("float32")
+    layers = dense(), dense()
+    layers[1].set_weights(layers[0].get_weights())
+    for layer, factor in zip(layers, (1.0, scale), strict=True):
+        optimizer = GeodesicSGD(0.02, direction=direction)
+        for gradient in gradients:
+            step(optimizer, layer, gradient * factor)
+    np.testing.assert_array_equal(*(latent(layer).numpy() for layer in layers))
+
+
+def test_zero_angle_moves_nothing(rng):
+    layer = dense()
+    before = latent(layer).numpy()
+    step(GeodesicSGD(0.0), layer, rng.normal(size=(6, 4)))
+    np.testing.assert_allclose(latent(layer), before, rtol=1e-6)
+
+
+def test_zero_gradient_moves_nothing():
+    layer = dense()
+    before = latent(layer).numpy()
+    step(GeodesicSGD(0.02), layer, np.zeros((6, 4)))
+    np.testing.assert_allclose(latent(layer), before, rtol=1e-6)
+
+
+def test_everything_else_goes_to_others(rng):
+    layer = dense("hyperbolic_boundary")
+    kernel, bias, point = layer.kernel, layer.bias, layer.kernel_quantizer.base_points[0]
+    assert [is_latent(v) for v in (kernel, bias, point)] == [True, False, False]
+    before = [v.numpy() for v in (bias, point)]
+    optimizer = GeodesicSGD(0.02, others=tf.keras.optimizers.SGD(0.5))
+    gradients = [tf.constant(rng.normal(size=v.shape), tf.float32) for v in (kernel, bias, point)]
+    optimizer.apply_gradients(zip(gradients, (kernel, bias, point), strict=True))
+    np.testing.assert_allclose(bias, before[0] - 0.5 * gradients[1], rtol=1e-6)
+    np.testing.assert_allclose(point, before[1] - 0.5 * gradients[2], rtol=1e-6)
+
+
+def test_filters_of_every_layer_type():
+    """One filter per output channel; of a depthwise kernel, per input channel and multiplier."""
+    image, line = tf.zeros((1, 8, 8, 3)), tf.zeros((1, 8, 3))
+    options = {"kernel_quantizer": "ste_sign"}
+    layers = lq.layers
+    for layer, inputs, expected in [
+        (layers.QuantConv2D(4, 3, **options), image, (0, 1, 2)),
+        (layers.QuantConv1D(4, 3, **options), line, (0, 1)),
+        (layers.QuantConv2DTranspose(4, 3, **options), image, (0, 1, 3)),
+        (layers.QuantDepthwiseConv2D(3, depthwise_quantizer="ste_sign"), image, (0, 1)),
+        (layers.QuantDense(4, **options), line, (0,)),
+    ]:
+        layer(inputs)
+        kernel = getattr(layer, "depthwise_kernel", None)
+        kernel = layer.kernel if kernel is None else kernel
+        assert filter_axis_of(kernel) == expected, type(layer).__name__
+
+
+def test_real_kernels_are_not_turned():
+    layer = lq.layers.QuantDense(4)
+    layer(tf.zeros((1, 6)))
+    assert not is_latent(layer.kernel)
+    eight = lq.layers.QuantDense(4, kernel_quantizer=lq.quantizers.DoReFa(8, mode="weights"))
+    eight(tf.zeros((1, 6)))
+    assert not is_latent(eight.kernel)
+
+
+# ------------------------------------------------------------------ in Keras
+
+
+def data(rng):
+    x = rng.normal(size=(16, 6)).astype("float32")
+    return x, np.eye(3, dtype="float32")[np.arange(16) % 3]
+
+
+def model_with(optimizer):
+    model = tf.keras.Sequential(
+        [tf.keras.Input((6,)), dense("hyperbolic_boundary"), tf.keras.layers.Dense(3)]
+    )
+    model.compile(optimizer, "mse")
+    return model
+
+
+def train(model, x, y):
+    model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+
+
+def full_optimizer(direction):
+    return GeodesicSGD(
+        tf.keras.optimizers.schedules.CosineDecay(0.05, 16),
+        others=MobiusSGD(tf.keras.optimizers.schedules.CosineDecay(0.05, 16), 0.9),
+        direction=direction,
+    )
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_saved_with_the_model_and_goes_on(suffix, direction, tmp_path, rng):
+    """Two epochs, save, load, two more: the weights of four epochs in one go."""
+    x, y = data(rng)
+    model = model_with(full_optimizer(direction))
+    train(model, x, y)
+    path = tmp_path / f"model{suffix}"
+    model.save(path)
+    train(model, x, y)
+    loaded = tf.keras.models.load_model(path)
+    assert type(loaded.optimizer) is GeodesicSGD
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
+    train(loaded, x, y)
+    for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_tf_checkpoint_goes_on(tmp_path, rng):
+    x, y = data(rng)
+
+    def compiled():
+        model = model_with(full_optimizer("adaptive"))
+        return model, tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    model, checkpoint = compiled()
+    train(model, x, y)
+    path = checkpoint.save(tmp_path / "checkpoint")
+    train(model, x, y)
+    other, checkpoint = compiled()
+    checkpoint.restore(path)
+    train(other, x, y)
+    for a, b in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_cloned_models_and_plain_keras_layers_know_their_filters(rng):
+    model = model_with("sgd")
+    clone = tf.keras.models.clone_model(model)
+    assert filter_axis_of(clone.layers[0].kernel) == (0,)
+
+
+def test_callbacks_set_and_show_the_flip_rate(rng):
+    x, y = data(rng)
+    model = model_with(GeodesicSGD(0.02, others="adam"))
+    halve = tf.keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    history = model.fit(x, y, epochs=2, callbacks=[halve], verbose=0)
+    np.testing.assert_allclose(history.history["lr"], [0.01, 0.005], rtol=1e-6)
+
+
+def test_traced_once(rng):
+    layer = dense()
+    optimizer = GeodesicSGD(0.02)
+    optimizer.build([layer.kernel])
+
+    @tf.function
+    def train(gradient):
+        optimizer.apply_gradients([(gradient, layer.kernel)])
+
+    for _ in range(5):
+        train(tf.ones((6, 4)))
+    assert train.experimental_get_tracing_count() == 1
+
+
+def test_two_devices_and_half_precision_train_as_one():
+    """MirroredStrategy on two logical CPUs, in a process of its own: devices are set at start."""
+    script = textwrap.dedent("""
+        import numpy as np, tensorflow as tf, larq as lq, hbnn_larq
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+
+        def train(strategy, policy):
+            tf.keras.utils.set_random_seed(3)
+            tf.keras.mixed_precision.set_global_policy(policy)
+            with strategy.scope():
+                model = tf.keras.Sequential([
+                    lq.layers.QuantConv2D(
+                        6, 3, kernel_quantizer="ste_sign", input_shape=(6, 6, 2)),
+                    tf.keras.layers.Flatten(),
+                    tf.keras.layers.Dense(3, kernel_initializer="zeros", dtype="float32"),
+                ])
+                optimizer = hbnn_larq.optimizers.GeodesicSGD(
+                    0.01, others=tf.keras.optimizers.SGD(0.05, 0.9))
+                if policy != "float32":
+                    optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+                model.compile(optimizer,
+                    tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            rng = np.random.default_rng(0)
+            x = rng.normal(size=(32, 6, 6, 2)).astype("float32")
+            model.fit(x, np.arange(32) % 3, batch_size=8, epochs=3, shuffle=False, verbose=0)
+            return model.get_weights()
+
+        mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        one = train(tf.distribute.get_strategy(), "float32")
+        two = train(mirrored, "float32")
+        half = train(tf.distribute.get_strategy(), "mixed_float16")
+        print(max(np.abs(a - b).max() for a, b in zip(one, two)))
+        print(max(np.abs(a - b).max() for a, b in zip(one, half)))
+    """)
+    plain = {**os.environ, "HBNN_LARQ_XLA": "0", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=plain)
+    assert run.returncode == 0, run.stderr[-2000:]
+    two, half = map(float, run.stdout.split()[-2:])
+    assert two < 1e-5
+    assert half < 0.02
+
+
+def test_long_training_keeps_lengths(rng):
+    """Rounding lets the vectors grow or shrink by less than 1e-7 per step."""
+    layer = dense()
+    before = np.linalg.norm(latent(layer), axis=0)
+    optimizer = GeodesicSGD(0.05)
+    optimizer.build([layer.kernel])
+    kernel = latent(layer)
+
+    @tf.function
+    def many():
+        for _ in tf.range(10_000):
+            optimizer.apply_gradients([(tf.random.normal((6, 4)), layer.kernel)])
+
+    many()
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), before, rtol=1e-3)
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("rate", [-0.01, 0.51, float("nan"), float("inf")])
+def test_shares_that_are_none(rate):
+    with pytest.raises(ValueError, match=r"GeodesicSGD\(flip_rate=.*\): a share of the weights"):
+        GeodesicSGD(rate)
+
+
+@pytest.mark.parametrize("key", ["momentum", "squares"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_momentum_out_of_range(key, value):
+    with pytest.raises(ValueError, match=rf"GeodesicSGD\({key}=.*\): at least 0 and below 1"):
+        GeodesicSGD(**{key: value})
+
+
+def test_unknown_choices():
+    with pytest.raises(ValueError, match=r"granularity='row'\): one of filter, layer"):
+        GeodesicSGD(granularity="row")
+    with pytest.raises(ValueError, match=r"direction='up'\): one of momentum, sign, adaptive"):
+        GeodesicSGD(direction="up")
+
+
+def test_a_kernel_without_filters():
+    """A QuantizedVariable made by hand: nobody knows how its filters lie."""
+    variable = lq.quantized_variable.QuantizedVariable.from_variable(
+        tf.Variable(tf.ones((6, 4)), name="by_hand"), lq.quantizers.SteSign(), precision=1
+    )
+    pair = [(tf.ones((6, 4)), variable)]
+    with pytest.raises(ValueError, match="nobody noted which axes of by_hand:0 form a filter"):
+        GeodesicSGD(0.01).apply_gradients(pair)
+    GeodesicSGD(0.01, granularity="layer").apply_gradients(pair)
