@@ -10,6 +10,7 @@ import tensorflow as tf
 from micro import micro_model
 
 from hbnn_larq import edge, flip_rate
+from hbnn_larq.callbacks import FlipCounter
 from hbnn_larq.training import data, run, steps
 from hbnn_larq.training.recipe import Recipe
 
@@ -85,6 +86,44 @@ def test_a_run_says_one_line_per_epoch_with_the_time_left(unbroken):
     assert len(lines) == 3
     assert lines[0].startswith("epoch 1/3  loss ") and lines[0].endswith(" left")
     assert "flips/step" in lines[0]
+
+
+def test_a_healthy_first_epoch_is_not_remarked_upon(unbroken):
+    _, results, _ = unbroken
+    assert results["findings"] == []
+
+
+def test_signs_that_stand_still_are_reported_after_the_first_epoch(tmp_path, tiny):
+    still = TINY.changed(learning_rate=1e-9, latent_decay=0.05)
+    lines = []
+
+    def interrupt(line):
+        lines.append(line)
+        if line.startswith("epoch 1/"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(run.Stopped):
+        run.fit(still, tmp_path, dataset=tiny, say=interrupt)
+    results = run.fit(still, tmp_path, dataset=tiny, say=lines.append)
+    (said,) = [line for line in lines if line.startswith("doctor")]  # once, not in each epoch
+    assert said == (
+        "doctor   conv: not one of its 576 signs changed in an epoch [never-flips]\n"
+        "    Is the layer trainable and in the optimizer? Else raise latent_decay."
+    )
+    assert lines.index(said) == 1  # behind the line of epoch 1
+    (finding,) = results["findings"]
+    assert (finding["code"], finding["where"]) == ("never-flips", "conv")
+    assert json.loads((tmp_path / "results.json").read_text())["findings"] == results["findings"]
+
+
+def test_flips_off_the_law_are_reported_once_the_law_holds(tmp_path, tiny, monkeypatch):
+    # Sums of lr * decay after the epochs: 0.7, 1.1, 1.2. The law speaks from 1 on.
+    recipe = TINY.changed(latent_decay=1.9)
+    monkeypatch.setattr(FlipCounter, "share", lambda self, flips: 1e-4)
+    results = run.fit(recipe, tmp_path, dataset=tiny, say=(lines := []).append)
+    said = [line.split()[0] + line.split()[1] for line in lines]
+    assert said == ["epoch1/3", "epoch2/3", "doctortraining:", "epoch3/3"]
+    assert [finding["code"] for finding in results["findings"]] == ["flips-off-the-law"]
 
 
 def test_a_run_learns(tmp_path, tiny):

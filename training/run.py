@@ -8,7 +8,7 @@
 | `checkpoints/` | the last few checkpoints (see `hbnn_larq.training.checkpoints`) |
 | `history.csv`, `tensorboard/` | figures of each epoch |
 | `model.keras` | the trained model, float32, for inference or further training |
-| `results.json` | recipe, versions, accuracy, flips predicted and measured, wall time |
+| `results.json` | recipe, versions, accuracy, flips predicted and measured, findings, wall time |
 | `learning_curves.png`, `flips.png` | plots |
 
 Batches, initial weights and updates are functions of the recipe alone, so running the same
@@ -28,6 +28,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ import tensorflow as tf
 
 from hbnn_larq import plots
 from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
-from hbnn_larq.flip_rate import mean_flips_per_step, verdict
+from hbnn_larq.doctor import examine_epoch
+from hbnn_larq.flip_rate import SETTLED_SUM, mean_flips_per_step, verdict
 from hbnn_larq.metrics import information_gain
 from hbnn_larq.training import checkpoints, data
 from hbnn_larq.training.models import build_model, build_optimizer
@@ -199,6 +201,7 @@ class _Run:
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
+        self.findings: list[dict[str, str]] = []
         self._start_epoch()
 
     def _start_epoch(self) -> None:
@@ -230,6 +233,7 @@ class _Run:
         state = {
             "seconds": self.seconds + time.monotonic() - self.started,
             "history": self.history,
+            "findings": self.findings,
             "epoch": [self.loss_sum, self.correct, self.seen, self.counted, self.flips],
         }
         checkpoints.save(self.workdir / "checkpoints", self.step, arrays, state, keep=keep)
@@ -257,6 +261,7 @@ class _Run:
         self.step = found.step
         self.seconds = found.state["seconds"]
         self.history = found.state["history"]
+        self.findings = found.state.get("findings", [])
         self.loss_sum, self.correct, self.seen, self.counted, self.flips = found.state["epoch"]
         self.say(f"resumed from step {self.step:,} of {self.steps:,}")
 
@@ -387,6 +392,30 @@ class _Run:
             f"train {row['train_top1']:.1f} %{shown}{flips}  "
             f"{_duration(left)} left"
         )
+        if counter.names:
+            self._examine(row)
+
+    def _examine(self, row: dict[str, Any]) -> None:
+        """The doctor's visits: to the signs after epoch 1, to the flip rate once it has settled."""
+        found = []
+        if row["epoch"] == 1:
+            found += examine_epoch(self._bits(self.initial_signs), self._bits(self.epoch_signs))
+        # Until learning rate and decay have had that much to do, the law foretells nothing.
+        rates = self.recipe.learning_rates(len(self.dataset.train)) * self.recipe.latent_decay
+        earlier = self.step - self.steps_per_epoch
+        if rates[:earlier].sum() < SETTLED_SUM <= rates[: self.step].sum():
+            found += examine_epoch(
+                {}, {}, predicted=row["flips_predicted"], measured=row["flips_per_step"]
+            )
+        self.findings += map(asdict, found)
+        for finding in found:
+            self.say(f"doctor   {finding}")
+
+    def _bits(self, signs: list[Any]) -> dict[str, np.ndarray]:
+        return {
+            name: np.where(np.asarray(sign), 1, -1).astype(np.int8)
+            for name, sign in zip(self.counter.names, signs, strict=True)
+        }
 
     def _validation(self) -> Evaluation | None:
         split = self.dataset.validation
@@ -432,6 +461,7 @@ class _Run:
                 "test_loss": test.loss,
             },
             "flips": flips,
+            "findings": self.findings,
             "steps": self.step,
             "seconds": self.seconds,
             "versions": _versions(),
