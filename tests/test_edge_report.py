@@ -160,6 +160,23 @@ def test_a_sign_layer_in_front_counts_as_an_input_quantizer():
     assert result.layers[0].asked == "1-bit"
 
 
+def test_a_sign_layer_is_judged_by_what_it_was_given():
+    """±1 in both, so only what the sign saw tells rounding from a moved threshold."""
+    sign = tf.keras.layers.Activation(lq.quantizers.ste_sign)
+    model = net(
+        conv(32, "ste_sign", "conv_1"),
+        batch_norm(),
+        sign,
+        conv(32, "ste_sign", input_quantizer=None, name="conv_2"),
+    )
+    tflite = convert(model)
+    result = report(model, tflite, images())
+    assert result.ok, result.faults
+    broken = report(model, mutate(tflite, change_one_threshold), images())
+    assert re.search(r"conv_2: \d+ of \d+ input signs differ", broken.faults[0])
+    assert broken.agreement.signs["conv_2"].largest > 100
+
+
 def test_convert_refuses_open_input_sizes_and_subclassed_models():
     flexible = net(conv(32, "ste_sign"), shape=(None, None, 32))
     with pytest.raises(ValueError, match=r"has the open shape .*fixed\s+sizes"):
@@ -472,6 +489,13 @@ def change_the_head_bias(file):
     set_constant(file, bias, bias.data + np.float32(0.1))
 
 
+def change_one_weight_of_the_head(file):
+    head = next(op for op in file.ops if op.name == "FULLY_CONNECTED").inputs[1]
+    weights = head.data.copy()
+    weights[3, 17] *= 1.0001
+    set_constant(file, head, weights)
+
+
 MUTATIONS = {
     flip_one_bit: r"conv_1: 1 of 9216 weight bits differ \(output channels 5\)",
     swap_two_output_channels: r"conv_2: \d+ of 18432 weight bits differ \(output channels 0, 1\)",
@@ -483,6 +507,7 @@ MUTATIONS = {
     change_one_threshold: r"conv_2: \d+ of \d+ input signs differ from Keras",
     change_the_head: r"head: weights of \d+ output channels differ",
     change_the_head_bias: r"logits differ from Keras by up to",
+    change_one_weight_of_the_head: r"head: weights of 1 output channels differ \(3\)",
 }
 
 
@@ -502,6 +527,90 @@ def test_a_mutated_file_does_not_pass(converted, mutation):
     assert not result.ok
     text = " | ".join(result.faults)
     assert re.search(MUTATIONS[mutation], text), text
+
+
+# The same in a deeper net: shortcuts, float convolutions between binary ones, channels that do not
+# fill a word, a clip, a shared sign. Every binary convolution in turn.
+
+
+def residual_net(seed):
+    image = tf.keras.Input((8, 8, 3))
+    x = tf.keras.layers.Conv2D(16, 3, padding="same", use_bias=False)(image)
+    x = batch_norm()(x)
+    for block, filters in enumerate((16, 48)):
+        shortcut = x
+        if block:
+            shortcut = tf.keras.layers.AveragePooling2D(2)(x)
+            shortcut = batch_norm()(tf.keras.layers.Conv2D(filters, 1, use_bias=False)(shortcut))
+        y = conv(filters, "hyperbolic", f"b{block}c1", strides=1 + block)(x)
+        y = conv(filters, "hyperbolic", f"b{block}c2")(batch_norm()(y))
+        x = tf.keras.layers.Add()([batch_norm()(y), shortcut])
+        x = tf.clip_by_value(x, -1.0, 1.0)
+    x = batch_norm()(conv(64, "hyperbolic", "last")(x))
+    x = tf.keras.layers.Dense(5)(tf.keras.layers.GlobalAveragePooling2D()(x))
+    return randomize(tf.keras.Model(image, x, name="residual"), seed)
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def deep(request):
+    tf.keras.utils.set_random_seed(request.param)
+    model = residual_net(request.param)
+    return model, convert(model)
+
+
+def flip_any_bit(file, op, rng):
+    words = op.inputs[1].data.copy()
+    words.flat[rng.integers(words.size)] ^= np.int32(1) << rng.integers(31)
+    set_constant(file, op.inputs[1], words)
+
+
+def swap_two_channels(file, op, rng):
+    one, other = rng.choice(op.inputs[1].shape[0], 2, replace=False)
+    words = op.inputs[1].data.copy()
+    words[[one, other]] = words[[other, one]]
+    set_constant(file, op.inputs[1], words)
+
+
+def drop_batch_norm(file, op, rng):
+    _, filters, multiplier, bias, threshold = op.inputs
+    if threshold is not None and threshold.data is not None:
+        set_constant(file, threshold, np.full_like(threshold.data, np.prod(filters.shape[1:]) * 16))
+    else:
+        set_constant(file, multiplier, np.full_like(multiplier.data, -2.0))
+        set_constant(file, bias, np.zeros_like(bias.data))
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("mutation", [flip_any_bit, swap_two_channels, drop_batch_norm])
+def test_a_mutation_anywhere_in_a_deeper_net_does_not_pass(deep, mutation, place):
+    model, tflite = deep
+    rng = np.random.default_rng(place)
+    broken = mutate(tflite, lambda file: mutation(file, binary_ops(file)[place], rng))
+    result = report(model, broken, images(8, (8, 8, 3)))
+    assert not result.ok
+    if mutation is flip_any_bit:
+        assert re.search(
+            r"1 of \d+ weight bits differ|1 bits are set in the padding", result.faults[0]
+        )
+
+
+def test_the_deeper_net_itself_passes_far_from_the_limit(deep):
+    model, tflite = deep
+    result = report(model, tflite, images(48, (8, 8, 3), seed=3))
+    assert result.ok, result.faults
+    assert max(signs.largest for signs in result.agreement.signs.values()) < 0.1
+    assert len(result.agreement.signs) == 5
+
+
+def test_one_wrong_bit_in_a_wide_layer_is_read_from_the_file():
+    """Images would not tell: one of 4,608 summands, in one of 128 channels."""
+    model = net(batch_norm(), conv(128, "hyperbolic", "wide"), shape=(2, 2, 512))
+    tflite = convert(model)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        broken = mutate(tflite, lambda f, rng=rng: flip_any_bit(f, binary_ops(f)[0], rng))
+        result = report(model, broken)  # without a single image
+        assert "wide: 1 of 589824 weight bits differ" in result.faults[0]
 
 
 def test_a_file_of_other_weights_does_not_pass(converted):

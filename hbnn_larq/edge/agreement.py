@@ -2,12 +2,19 @@
 
 Two libraries add in different orders, so an activation next to zero may get another sign, and that
 one sign then moves everything behind it. A plain comparison of logits cannot tell this from a
-broken file. Here Keras runs twice:
+broken file. Here Keras runs several times:
 
 1. freely: what a user sees (top-1, logits);
 2. following the file: at each binary layer Keras continues with the signs the file computed there.
    So no difference travels on, each layer is judged alone, and whatever is not within rounding of
-   zero is a fault of that layer's block.
+   zero is a fault of that layer's block;
+3. following the file with every float weight moved a little, which measures what rounding can do.
+   In whatever order a sum is made, its floating-point result is the exact sum for weights that are
+   each off by a few roundings (Higham, Accuracy and Stability of Numerical Algorithms, section
+   3.1). Sums of bits are moved as well, by as much of the largest they could be: LCE counts from
+   there, and the float number it makes of the count is rounded. A difference smaller than what
+   all this does to its channel is rounding. No threshold has to be guessed, and where large
+   numbers cancel, as in a batch norm far from zero, it grows as it must.
 """
 
 from __future__ import annotations
@@ -15,27 +22,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import larq as lq
 import numpy as np
 import tensorflow as tf
 
+from hbnn_larq import rebuilding
 from hbnn_larq.edge.flatbuffer import Op, TFLiteFile, unpack_bits
 from hbnn_larq.edge.metadata import strip
 from hbnn_larq.edge.running import Interpreter, as_inputs
 from hbnn_larq.rebuilding import Layer
 
 BATCH = 16
-# A sign is rounding's if the activation is below this share of the layer's largest one. Rounding
-# was seen to reach 3e-5 (behind a clip, which cuts the largest); a binary sum that is off by the
-# least it can be, 2 of 4,608, moves an activation by 6e-3.
-NEAR_ZERO = 5e-4
-# The same for logits when Keras follows the file's signs, as a share of the largest logit.
-LOGITS = 1e-3
+# How far weights are moved, relative to each: 128 roundings of float32, more than the sums in
+# front of a sign need. On the zoo with random weights real files reached 1 % of what it gives.
+NUDGE = 2.0**-17
+DRAWS = 2  # for each batch of images: a single one may cancel by chance
 # Where layers behind the last sign compute in eight bits, the difference is the price of that
-# (0.7 % on the digits, 2 % on untrained nets): it tells gross faults only; weights are compared
-# by themselves.
+# (0.7 % of the largest logit on the digits, 2 % on untrained nets): it tells gross faults only;
+# weights are compared by themselves.
 LOGITS_INT8 = 0.05
+_SIGN_LAYERS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,10 @@ class SignAgreement:
     # Attributes
         compared: signs compared, over all images (and calls of a shared layer).
         differ: share that differs when both run freely.
-        unexplained: signs that differ far from zero while Keras follows the file.
-        largest: the largest such activation, as a share of the layer's largest.
+        unexplained: signs that differ, while Keras follows the file, at an activation larger than
+            rounding can make of zero.
+        largest: the largest activation whose sign differs then, in units of that; above 1 is a
+            fault.
     """
 
     compared: int
@@ -66,7 +77,9 @@ class Agreement:
         median_difference, max_difference: of all logits, absolute.
         followed_difference: largest difference when Keras follows the file's signs, as a share
             of the largest logit.
+        logits_unexplained: logits that differ then by more than rounding (or eight bits) can do.
         signs: per binary layer (by path); empty for layers that the file computes in float.
+        int8: whether the file computes anything in eight bits.
     """
 
     images: int
@@ -75,24 +88,25 @@ class Agreement:
     median_difference: float
     max_difference: float
     followed_difference: float
+    logits_unexplained: int
     signs: Mapping[str, SignAgreement]
-    logit_tolerance: float
+    int8: bool
 
     @property
     def faults(self) -> list[str]:
         """Differences that rounding does not explain."""
         faults = [
             f"{path}: {s.unexplained} of {s.compared} input signs differ from Keras though the "
-            f"activation is up to {s.largest:.1%} of the layer's largest"
+            f"activation is up to {s.largest:.2g} times what rounding can make of zero"
             for path, s in self.signs.items()
             if s.unexplained
         ]
-        if not self.followed_difference <= self.logit_tolerance:
+        if self.logits_unexplained:
             faults.append(
-                "logits differ from Keras by up to "
-                f"{self.followed_difference:.1%} of the largest logit though every sign is the same"
+                f"{self.logits_unexplained} logits differ from Keras by up to "
+                f"{self.followed_difference:.2g} of the largest logit though every sign is the same"
                 + "; the file computes in int8, which may be why: convert without it and compare"
-                * (self.logit_tolerance == LOGITS_INT8)
+                * self.int8
             )
         return faults
 
@@ -103,14 +117,15 @@ def compare(
     """Compares a file with its folded model.
 
     # Arguments
-        model: the folded model; the layers' `call` is wrapped while this runs.
+        model: the folded model; while this runs its layers' `call` is wrapped and its weights are
+            moved. Both are put back.
         tflite: the file.
         images: as for `predict`.
         ops: for each binary layer (by path) the binary convolutions that carry its weights.
         call: the public call that is running.
     """
     file = TFLiteFile(strip(tflite))
-    quantized = any(op.name in ("QUANTIZE", "DEQUANTIZE") for op in file.ops)
+    int8 = any(op.name in ("QUANTIZE", "DEQUANTIZE") for op in file.ops)
     packed = {op.index: op.inputs[0] for calls in ops.values() for op in calls}
     n_outputs = len(file.outputs)
     file.graph.outputs = [*file.graph.outputs, *(t.index for t in packed.values() if t)]
@@ -118,101 +133,149 @@ def compare(
     inputs = as_inputs(images, interpreter, call=call)
     count = len(inputs[0])
 
+    rng = np.random.default_rng(0)
+    sums = _NudgedSums(model, ops, rng)
     tally = {path: _Tally() for path in ops}
+    logit_limit = np.zeros(1)
     free, followed, ours = [], [], []
     for start in range(0, count, BATCH):
         batch = [array[start : start + BATCH] for array in inputs]
         rows = [interpreter.run([a[i : i + 1] for a in batch]) for i in range(len(batch[0]))]
         columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
         ours.append(_flat(columns[:n_outputs]))
-        words = dict(zip(packed, columns[n_outputs:], strict=True))
-        reader = _Signs(ops, words)
+        reader = _Signs(ops, dict(zip(packed, columns[n_outputs:], strict=True)))
         with _watching(model, ops, reader.note):
             free.append(_run(model, batch))
-        for path, seen in reader.free.items():
-            tally[path].add_free(seen)
         with _watching(model, ops, reader.follow):
-            followed.append(_run(model, batch))
-        for path, seen in reader.followed.items():
-            tally[path].add_followed(seen, NEAR_ZERO)
+            led = _run(model, batch)
+        for _ in range(DRAWS):
+            reader.rewind()
+            with _nudged_weights(model, rng), _watching(model, ops, reader.measure, sums):
+                logit_limit = np.maximum(logit_limit, _rounding(led, _run(model, batch)))
+        for path, calls in reader.calls.items():
+            tally[path].add(calls)
+        followed.append(led)
 
     file_logits, logits, led = (np.concatenate(rows) for rows in (ours, free, followed))
     size = max(float(np.max(np.abs(led))), 1e-30)
+    if int8:
+        logit_limit = np.maximum(logit_limit, LOGITS_INT8 * size)
     difference = np.abs(file_logits - logits)
-    followed_difference = float(np.max(np.abs(file_logits - led))) / size
+    led_difference = np.abs(file_logits - led)
     is_classes = n_outputs == 1 and logits.shape[1] > 1
     same_top = np.argmax(file_logits, 1) == np.argmax(logits, 1)
     return Agreement(
         images=count,
         top1=float(np.mean(same_top)) if is_classes else None,
-        logits_differ=float(np.mean(difference > 1e-5 * size)),
+        logits_differ=float(np.mean(_beyond(difference, logit_limit))),
         median_difference=float(np.median(difference)),
         max_difference=float(np.max(difference)),
-        followed_difference=followed_difference,
+        followed_difference=float(np.max(led_difference)) / size,
+        logits_unexplained=int(np.sum(_beyond(led_difference, logit_limit))),
         signs={path: t.result() for path, t in tally.items() if t.compared},
-        logit_tolerance=LOGITS_INT8 if quantized else LOGITS,
+        int8=int8,
     )
+
+
+def _rounding(x: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """What rounding can do to each channel (last axis), from one run with moved weights."""
+    axes = tuple(range(x.ndim - 1))
+    return np.maximum(np.max(np.abs(moved - x), axis=axes), NUDGE * np.max(np.abs(x), axis=axes))
+
+
+def _beyond(size: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    return ~(size <= limit)  # so that NaN is beyond any limit
+
+
+@dataclass
+class _Call:
+    """One call of a binary layer: the activations its sign sees, and the file's signs for them."""
+
+    op: int
+    signs: np.ndarray
+    differ: int  # when Keras runs freely
+    followed: np.ndarray | None = None  # activations when it follows the file
+    limit: np.ndarray | float = 0.0  # what rounding can do to each channel
 
 
 class _Tally:
     """Sums over batches for one layer."""
 
     def __init__(self) -> None:
-        self.compared = self.differ = self.unexplained = 0
-        self.largest = 0.0
+        self.compared = self.differ = 0
+        self._limits: dict[int, np.ndarray] = {}  # per call of the layer and channel
+        self._wrong: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-    def add_free(self, seen: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        for x, signs in seen:
-            self.compared += signs.size
-            self.differ += int(np.sum((x >= 0) != (signs > 0)))
-
-    def add_followed(self, seen: list[tuple[np.ndarray, np.ndarray]], near_zero: float) -> None:
-        for x, signs in seen:
-            size = float(np.max(np.abs(x)))
-            wrong = np.abs(x[(x >= 0) != (signs > 0)]) / max(size, 1e-30)
-            self.unexplained += int(np.sum(wrong > near_zero))
-            self.largest = max(self.largest, float(np.max(wrong, initial=0.0)))
+    def add(self, calls: list[_Call]) -> None:
+        for index, call in enumerate(calls):
+            self.compared += call.signs.size
+            self.differ += call.differ
+            if call.followed is None:
+                continue
+            wrong = (call.followed >= 0) != (call.signs > 0)
+            self._wrong.append((index, np.nonzero(wrong)[-1], np.abs(call.followed[wrong])))
+            self._limits[index] = np.maximum(self._limits.get(index, 0.0), call.limit)
 
     def result(self) -> SignAgreement:
+        shares = [
+            size / np.maximum(self._limits[index][channel], 1e-30)
+            for index, channel, size in self._wrong
+        ]
+        sizes = np.concatenate([np.zeros(0), *shares])
         return SignAgreement(
-            self.compared, self.differ / self.compared, self.unexplained, self.largest
+            compared=self.compared,
+            differ=self.differ / self.compared,
+            unexplained=int(np.sum(_beyond(sizes, np.ones(1)))),
+            largest=float(np.max(sizes, initial=0.0)),
         )
 
 
 class _Signs:
-    """Pairs each call of a binary layer with the file's signs for it.
+    """Pairs each call of a binary layer with the file's signs for it, for one batch of images.
 
-    A shared layer is called several times and has several ops; the free run pairs each call with
-    the op whose signs it is nearest to, the second run uses that pairing.
+    A shared layer is called several times and has several ops; the free run (`note`) pairs each
+    call with the op whose signs it is nearest to, later runs (`follow`, `measure`) use that
+    pairing.
     """
 
     def __init__(self, ops: Mapping[str, list[Op]], words: Mapping[int, np.ndarray]):
         self.ops, self.words = ops, words
-        self.free: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-        self.followed: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-        self._taken: dict[str, list[int]] = {}
+        self.calls: dict[str, list[_Call]] = {path: [] for path in ops}
+        self._next = dict.fromkeys(ops, 0)
 
     def note(self, path: str, x: np.ndarray) -> None:
-        taken = self._taken.setdefault(path, [])
-        best: tuple[float, int, np.ndarray] | None = None
+        taken = {call.op for call in self.calls[path]}
+        found = []
         for op in self.ops[path]:
-            signs = self._signs(op.index, x)
-            if op.index in taken or signs is None:
-                continue
-            agree = float(np.mean((x >= 0) == (signs > 0)))
-            if best is None or agree > best[0]:
-                best = (agree, op.index, signs)
-        if best is not None:
-            taken.append(best[1])
-            self.free.setdefault(path, []).append((x, best[2]))
+            signs = None if op.index in taken else self._signs(op.index, x)
+            if signs is not None:
+                found.append(_Call(op.index, signs, int(np.sum((x >= 0) != (signs > 0)))))
+        if found:
+            self.calls[path].append(min(found, key=lambda call: call.differ))
+
+    def rewind(self) -> None:
+        """To be called between runs: the next one starts at the first call again."""
+        self._next = dict.fromkeys(self.ops, 0)
 
     def follow(self, path: str, x: np.ndarray) -> np.ndarray | None:
-        queue = self._taken.get(path, [])
-        signs = self._signs(queue.pop(0), x) if queue else None
-        if signs is None:
+        call = self._current(path, x)
+        if call is None:
             return None
-        self.followed.setdefault(path, []).append((x, signs))
-        return signs.astype(np.float32)
+        call.followed = x
+        return call.signs.astype(np.float32)
+
+    def measure(self, path: str, x: np.ndarray) -> np.ndarray | None:
+        call = self._current(path, x)
+        if call is None or call.followed is None:
+            return None
+        call.limit = np.maximum(call.limit, _rounding(call.followed, x))
+        return call.signs.astype(np.float32)
+
+    def _current(self, path: str, x: np.ndarray) -> _Call | None:
+        index = self._next[path]
+        self._next[path] += 1
+        calls = self.calls[path]
+        return calls[index] if index < len(calls) and calls[index].signs.shape == x.shape else None
 
     def _signs(self, op: int, x: np.ndarray) -> np.ndarray | None:
         words = self.words[op]
@@ -223,35 +286,94 @@ class _Signs:
 
 
 @contextmanager
+def _nudged_weights(model: tf.keras.Model, rng: np.random.Generator) -> Iterator[None]:
+    """While open, each float weight is off by NUDGE, up or down; binary kernels stay."""
+    binary = {
+        id(variable)
+        for _, layer in rebuilding.named_layers(model)
+        for _, variable in rebuilding.quantized_kernels(layer)
+    }
+    weights = [w for w in model.weights if id(w) not in binary and w.dtype.is_floating]
+    before = [w.numpy() for w in weights]
+    try:
+        for weight, value in zip(weights, before, strict=True):
+            weight.assign((value * (1 + NUDGE * _up_or_down(value.shape, rng))).astype(value.dtype))
+        yield
+    finally:
+        for weight, value in zip(weights, before, strict=True):
+            weight.assign(value)
+
+
+class _NudgedSums:
+    """Moves what a binary layer gives, up or down by NUDGE of the largest sum there could be."""
+
+    def __init__(self, model: tf.keras.Model, layers: Mapping[str, Any], rng: np.random.Generator):
+        self.rng = rng
+        self.largest = {
+            path: np.abs(value).reshape(-1, value.shape[-1]).sum(0)
+            for path, layer in rebuilding.named_layers(model)
+            if path in layers
+            for value in [rebuilding.quantized_value(layer.kernel)]
+        }
+
+    def __call__(self, path: str, outputs: tf.Tensor) -> tf.Tensor:
+        largest = self.largest[path]
+        return outputs + (NUDGE * largest * _up_or_down(largest.shape, self.rng)).astype(np.float32)
+
+
+def _up_or_down(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    return 2.0 * rng.integers(0, 2, shape) - 1
+
+
+@contextmanager
 def _watching(
     model: tf.keras.Model,
     layers: Mapping[str, Any],
     watch: Callable[[str, np.ndarray], np.ndarray | None],
+    nudge: Callable[[str, tf.Tensor], tf.Tensor] = lambda _, outputs: outputs,
 ) -> Iterator[None]:
-    """While open, each listed layer shows its input to `watch` and goes on with its answer."""
-    from hbnn_larq.rebuilding import named_layers
+    """While open, each listed layer shows its input to `watch` and goes on with its answer.
+
+    Where the sign is a layer of its own, what it was given is shown, not the ±1 it gave. What the
+    listed layers give passes through `nudge`.
+    """
+    signed: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}  # by id of the sign's output
+
+    def sign_call(inputs: Any, *args: Any, _call: Any, **kw: Any) -> Any:
+        outputs = _call(inputs, *args, **kw)
+        signed[id(outputs)] = (outputs, inputs)
+        return outputs
+
+    def binary_call(inputs: Any, *args: Any, _path: str, _call: Any, **kw: Any) -> Any:
+        if not hasattr(inputs, "numpy"):  # it is being traced, inside another layer
+            return _call(inputs, *args, **kw)
+        _, shown = signed.get(id(inputs), (inputs, inputs))
+        answer = watch(_path, shown.numpy())
+        followed = inputs if answer is None else tf.constant(answer)
+        return nudge(_path, _call(followed, *args, **kw))
 
     wrapped: list[Layer] = []
-    for path, layer in named_layers(model):
-        if path not in layers:
+    for path, layer in rebuilding.named_layers(model):
+        if path in layers:
+            layer.call = partial(binary_call, _path=path, _call=layer.call)
+        elif _is_sign(layer):
+            layer.call = partial(sign_call, _call=layer.call)
+        else:
             continue
-        original = layer.call
-
-        def call(
-            inputs: Any, *args: Any, _path: str = path, _call: Any = original, **kw: Any
-        ) -> Any:
-            if hasattr(inputs, "numpy"):  # else it is being traced, inside another layer
-                answer = watch(_path, inputs.numpy())
-                inputs = inputs if answer is None else tf.constant(answer)
-            return _call(inputs, *args, **kw)
-
-        layer.call = call
         wrapped.append(layer)
     try:
         yield
     finally:
         for layer in wrapped:
             del layer.call
+
+
+def _is_sign(layer: Layer) -> bool:
+    name = getattr(getattr(layer, "activation", None), "__name__", "")
+    is_activation = type(layer) is tf.keras.layers.Activation
+    return isinstance(layer, _SIGN_LAYERS) or (
+        is_activation and name in ("ste_sign", "approx_sign")
+    )
 
 
 def _run(model: tf.keras.Model, batch: list[np.ndarray]) -> np.ndarray:

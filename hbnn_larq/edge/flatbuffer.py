@@ -145,10 +145,10 @@ class _AlignedBuffer:
         return schema.BufferEnd(builder)
 
 
-def unpack_bits(words: np.ndarray, channels: int) -> np.ndarray:
+def unpack_bits(words: np.ndarray, channels: int | None = None) -> np.ndarray:
     """LCE's packed int32 words (last axis) as int8 ±1: bit k of word j is channel 32 j + k.
 
-    A set bit is -1. Channels beyond `channels` are padding.
+    A set bit is -1. Channels beyond `channels` are padding; None gives them too.
     """
     bits = np.unpackbits(
         np.ascontiguousarray(words).astype("<i4").view(np.uint8), axis=-1, bitorder="little"

@@ -21,6 +21,8 @@ from hbnn_larq.rebuilding import Layer
 
 FLOAT_OPS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 ALIKE = 0.75  # below this similarity an op does not carry a kernel at all
+ROUNDED = 1e-6  # share of a filter's largest weight: a fused batch norm rounds each a few times
+ROUNDED_INT8 = 0.6  # steps: half a one, and the factor is only nearly known
 SIGN_QUANTIZERS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
 
 
@@ -150,9 +152,18 @@ def _cosines(rows: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.abs(np.sum(rows * kernel, axis=1)) / np.maximum(norms, 1e-30)
 
 
-def _unlike(rows: np.ndarray, kernel: np.ndarray, least: float) -> np.ndarray:
-    alive = np.linalg.norm(rows, axis=1) > 0  # a batch norm with gamma 0 removes a filter
-    return alive & (_cosines(rows, kernel) < least)
+def _bits_in_padding(op: Op, channels: int) -> int:
+    """Set bits beyond the channels: LCE counts them, and there they must all be 0."""
+    filters = op.inputs[1]
+    assert filters is not None and filters.data is not None
+    return int(np.sum(unpack_bits(filters.data)[..., channels:] < 0))
+
+
+def _unlike(rows: np.ndarray, kernel: np.ndarray, is_float: bool) -> np.ndarray:
+    """Rows that are not the kernel's times one factor, up to the rounding of their type."""
+    factor = np.sum(rows * kernel, axis=1) / np.maximum(np.sum(kernel**2, axis=1), 1e-30)
+    off = np.max(np.abs(rows - factor[:, np.newaxis] * kernel), axis=1)
+    return off > (ROUNDED * np.max(np.abs(rows), axis=1) if is_float else ROUNDED_INT8)
 
 
 def wrong_weights(kernel: Kernel) -> str | None:
@@ -162,6 +173,9 @@ def wrong_weights(kernel: Kernel) -> str | None:
         if rows is None:
             continue
         if op.name == BINARY_CONV:
+            stray = _bits_in_padding(op, kernel.layer_channels)
+            if stray:
+                return f"{stray} bits are set in the padding behind its channels"
             same = rows == np.sign(kernel.rows)
             bits = np.minimum(np.sum(same, axis=1), np.sum(~same, axis=1))  # a filter may be turned
             if np.any(bits):
@@ -170,9 +184,8 @@ def wrong_weights(kernel: Kernel) -> str | None:
                 return f"{total} of {rows.size} weight bits differ (output channels {where})"
         else:
             precise = op.inputs[1] is not None and op.inputs[1].dtype.kind == "f"
-            least = 1 - 1e-5 if precise else 0.99
-            off = _unlike(rows, kernel.rows, least)
-            if np.any(off) and np.any(_unlike(rows.T, kernel.rows.T, least)):
+            off = _unlike(rows, kernel.rows, precise)
+            if np.any(off) and np.any(_unlike(rows.T, kernel.rows.T, precise)):
                 where = ", ".join(map(str, np.flatnonzero(off)[:8]))
                 return f"weights of {int(np.sum(off))} output channels differ ({where})"
     return None
