@@ -21,7 +21,7 @@ from hbnn_larq import larq_hooks  # noqa: E402
 
 larq_hooks.install()
 
-from hbnn_larq import epc, optimizers, poincare, quantizers  # noqa: E402
+from hbnn_larq import epc, optimizers, poincare, quantizers, rivals  # noqa: E402
 from hbnn_larq.folding import binary_weights, fold, unfold  # noqa: E402
 
 try:
@@ -49,6 +49,7 @@ __all__ = [
     "optimizers",
     "poincare",
     "quantizers",
+    "rivals",
     "unfold",
 ]
 

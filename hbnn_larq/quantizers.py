@@ -24,26 +24,24 @@ sign. At inference only the signs remain: `hbnn_larq.fold` writes them into a pl
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import larq as lq
 import tensorflow as tf
 from larq import utils
 from larq.quantized_variable import QuantizedVariable
-from larq.quantizers import _BaseQuantizer
 
 from hbnn_larq import epc, poincare
+from hbnn_larq.layer_quantizers import KernelQuantizer
 
 __all__ = ["EPC", "BallQuantizer", "Hyperbolic", "HyperbolicBoundary"]
 
 GRANULARITIES = ("filter", "layer")
 
 
-class BallQuantizer(_BaseQuantizer):
+class BallQuantizer(KernelQuantizer):
     """Base class: holds the base points of one kernel, and maps that kernel to its signs.
 
-    A subclass gives `_signs(points, latent, axis)` and, where it holds more than one base point,
-    `_cluster_size`.
+    A subclass gives `_image(points, latent, axis)` and `_signs(points, latent, axis)`, its points
+    and their signs, and, where it holds more than one base point, `_cluster_size`.
 
     # Arguments
         r: Strength of the curvature, above 0; the ball has radius `1 / sqrt(r)`.
@@ -58,9 +56,7 @@ class BallQuantizer(_BaseQuantizer):
             the kernel read there is binary already, and signs of signs must not move.
     """
 
-    precision = 1
-
-    def __init__(self, r, granularity: str = "filter", *, metrics=None, **kwargs):
+    def __init__(self, r, granularity: str = "filter", **kwargs):
         call = type(self).__name__
         poincare.check_r(call, r)
         if granularity not in GRANULARITIES:
@@ -70,15 +66,7 @@ class BallQuantizer(_BaseQuantizer):
             )
         self.r = float(r)
         self.granularity = granularity
-        # Never autocast: under a mixed-precision policy the map runs in float32.
-        super().__init__(**{"metrics": metrics, "dtype": "float32", "autocast": False, **kwargs})
-        self._owner: str | None = None
-        self._owner_weight = "kernel"
-        self._axis: tuple[int, ...] = ()
-        self._point_dtype = tf.float32
-        self._output_dtype: str | None = None
-        self._read_kernel: Callable[[], tf.Tensor] | None = None
-        self._given_to_layer = False
+        super().__init__(**kwargs)
 
     @property
     def base_points(self) -> list[tf.Variable]:
@@ -88,73 +76,26 @@ class BallQuantizer(_BaseQuantizer):
     def _cluster_size(self) -> int:
         return 1
 
+    @property
+    def _title(self) -> str:
+        return f"{type(self).__name__}(r={self.r})"
+
+    def _image(self, points: list[tf.Tensor], latent: tf.Tensor, axis) -> tf.Tensor:
+        raise NotImplementedError
+
     def _signs(self, points: list[tf.Tensor], latent: tf.Tensor, axis) -> tf.Tensor:
         raise NotImplementedError
 
-    # ---------------------------------------------------------------- a kernel of its own
+    def _vector_axis(self, shape):
+        if self.granularity == "layer":
+            return tuple(range(shape.rank))
+        return super()._vector_axis(shape)
 
-    def for_layer(self) -> BallQuantizer:
-        """This quantizer for the first layer that takes it, a copy without state for others."""
-        if not self._given_to_layer:
-            self._given_to_layer = True
-            return self
-        config = self.get_config()
-        config.pop("name", None)
-        copy = type(self).from_config(config)
-        copy._custom_metrics = list(self._custom_metrics or [])
-        copy._given_to_layer = True
-        return copy
-
-    def bind(self, layer: tf.keras.layers.Layer, weight: str) -> None:
-        """Serve the named weight of `layer` from now on.
-
-        # Raises
-            ValueError: this quantizer already holds the base points of another weight.
-        """
-        owner = f"{layer.name}/{weight}"
-        if self._owner is not None:
-            raise ValueError(
-                f"{type(self).__name__}(r={self.r}) holds the base points of {self._owner} and "
-                f"cannot serve {owner} too. Give each weight a quantizer of its own, for example "
-                'by its alias: kernel_quantizer="hyperbolic".'
-            )
-        self._owner = owner
-        self._owner_weight = weight
-        self._filter_axis = filter_axis(layer, weight)
-        self._output_dtype = layer.compute_dtype
-
-    def build_for(self, kernel: tf.Variable) -> None:
-        """Make the base points of `kernel`, in its shape."""
-        self._point_dtype = tf.float64 if kernel.dtype == tf.float64 else tf.float32
-        self._read_kernel = lambda: tf.convert_to_tensor(kernel)
-        self.build(kernel.shape)
-
-    def build(self, input_shape) -> None:
-        if self.built:
-            return
-        shape = tf.TensorShape(input_shape)
-        if not shape.is_fully_defined():
-            raise ValueError(
-                f"{type(self).__name__}(r={self.r}) got a tensor of shape {shape}: it maps the "
-                "kernel of a layer, whose shape is fixed. Give it to a Larq layer as "
-                "kernel_quantizer."
-            )
-        self._axis = tuple(range(shape.rank))
-        if self.granularity == "filter":
-            self._axis = self._axis[:-1] or (0,)
-            if self._owner is not None:
-                self._axis = self._filter_axis(shape)
+    def make_state(self, shape) -> None:
         for k in range(self._cluster_size):
             suffix = f"_{k + 1}" if self._cluster_size > 1 else ""
-            self.add_weight(
-                name=f"{self._owner_weight}_base_point{suffix}",
-                shape=shape,
-                dtype=self._point_dtype,
-                initializer="zeros",
-                trainable=True,
-                experimental_autocast=False,
-            )
-        super().build(shape)
+            name = f"{self._owner_weight}_base_point{suffix}"
+            self.add_state(name, shape, "zeros", trainable=True)
 
     def _add_variable_with_custom_getter(self, name: str, **kwargs):
         """As Larq does for kernels: wrap what the getter makes. Here it also gets its ball."""
@@ -169,66 +110,34 @@ class BallQuantizer(_BaseQuantizer):
             return super()._add_variable_with_custom_getter(name, getter=getter, **kwargs)
         return super()._add_variable_with_custom_getter(name, getter=make, **kwargs)
 
-    def call(self, inputs):
-        if not inputs.dtype.is_floating:
-            raise TypeError(
-                f"{type(self).__name__}(r={self.r}) got a kernel of dtype {inputs.dtype.name}: "
-                "latent weights are floating-point numbers. Give the layer a float dtype."
-            )
+    def _points_now(self) -> list[tf.Tensor]:
         with lq.context.quantized_scope(False):
-            points = [tf.convert_to_tensor(p) for p in self.base_points]
-            if inputs.dtype.size < 4 and self._read_kernel is not None:
-                # A mixed-precision layer has rounded its kernel to half precision, small weights
-                # to 0. Inside this call the dtype is float32: read the kernel itself.
-                inputs = self._read_kernel()
-        latent = tf.cast(inputs, self._point_dtype)
-        signs = super().call(self._signs(points, latent, self._axis))
-        return tf.cast(signs, self._output_dtype or inputs.dtype)
+            return [tf.convert_to_tensor(p) for p in self.base_points]
 
-    @property
-    def non_trainable_weights(self):
-        # Larq hides the variables of the flip metric here; fixed base points must be saved.
-        return [] if self.trainable else list(self.base_points)
+    def image(self, latent: tf.Tensor) -> tf.Tensor:
+        """The points of the ball whose signs are the kernel, differentiable.
+
+        # Arguments
+            latent: Latent kernel, float32 (float64 for a float64 layer).
+        """
+        return self._image(self._points_now(), latent, self._axis)
+
+    def quantize(self, latent, training):
+        return self._signs(self._points_now(), latent, self._axis)
 
     def load_own_variables(self, store) -> None:
         expected = [tuple(p.shape) for p in self.base_points]
         found = [tuple(store[key].shape) for key in sorted(store.keys(), key=int)]
         if found and found != expected:
             raise ValueError(
-                f"{type(self).__name__}(r={self.r}) of {self._owner}: the file holds base points "
-                f"of shape {found}, this model needs {expected}. Build the model as it was when "
-                "the file was written, or load the file whole with load_model."
+                f"{self._title} of {self._owner}: the file holds base points of shape {found}, "
+                f"this model needs {expected}. Build the model as it was when the file was "
+                "written, or load the file whole with load_model."
             )
         super().load_own_variables(store)
 
     def get_config(self):
         return {**super().get_config(), "r": self.r, "granularity": self.granularity}
-
-
-def filter_axis(layer: tf.keras.layers.Layer, weight: str):
-    """How the weights of one output filter lie in a weight of `layer`: kernel shape -> axes."""
-    kind = type(layer).__name__
-
-    def axes(shape: tf.TensorShape) -> tuple[int, ...]:
-        if weight == "depthwise_kernel":  # (*window, input channels, multiplier)
-            return tuple(range(shape.rank - 2))
-        if isinstance(layer, tf.keras.layers.Conv2DTranspose | tf.keras.layers.Conv3DTranspose):
-            return (*range(shape.rank - 2), shape.rank - 1)  # (*window, filters, channels)
-        if isinstance(
-            layer, tf.keras.layers.LocallyConnected1D | tf.keras.layers.LocallyConnected2D
-        ):
-            if layer.implementation == 1:  # (places, window x channels, filters)
-                return (1,)
-            if layer.implementation == 2:  # (*input, *output), 3 axes each in 2D, 2 in 1D
-                return tuple(range(shape.rank // 2))
-            raise ValueError(
-                f'{kind}(implementation={layer.implementation}) "{layer.name}" stores its kernel '
-                'as one list of numbers, without filters: use granularity="layer" or '
-                "implementation=1."
-            )
-        return tuple(range(shape.rank - 1))
-
-    return axes
 
 
 @utils.register_alias("hyperbolic")
@@ -272,6 +181,9 @@ class Hyperbolic(BallQuantizer):
     def __init__(self, r: float = 0.05, granularity: str = "filter", **kwargs):
         super().__init__(r, granularity, **kwargs)
 
+    def _image(self, points, latent, axis):
+        return poincare.expmap(points[0], latent, r=self.r, axis=axis)
+
     def _signs(self, points, latent, axis):
         return poincare.expmap_sign(points[0], latent, r=self.r, axis=axis)
 
@@ -300,6 +212,9 @@ class HyperbolicBoundary(BallQuantizer):
 
     def __init__(self, r: float = 1.0, granularity: str = "filter", **kwargs):
         super().__init__(r, granularity, **kwargs)
+
+    def _image(self, points, latent, axis):
+        return poincare.boundary_map(points[0], latent, r=self.r, axis=axis)
 
     def _signs(self, points, latent, axis):
         return poincare.boundary_sign(points[0], latent, r=self.r, axis=axis)
@@ -340,6 +255,9 @@ class EPC(BallQuantizer):
     @property
     def _cluster_size(self) -> int:
         return self.size
+
+    def _image(self, points, latent, axis):
+        return epc.chain(points, latent, r=self.r, axis=axis)
 
     def _signs(self, points, latent, axis):
         return epc.chain_sign(points, latent, r=self.r, axis=axis)

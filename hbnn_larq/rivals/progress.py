@@ -1,0 +1,111 @@
+r"""The one clock of every method that changes while it trains.
+
+Such a quantizer holds a variable `progress` in [0, 1], the share of the epochs that lie behind,
+and derives everything else from it by pure functions: windows, clamps, temperatures. It moves at
+the start of an epoch. Being a variable of the model, it is in every checkpoint, so a resumed run
+goes on exactly where it was.
+
+The loop of `hbnn_larq.training` and the callback `TrainingProgress` both call `begin_epoch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from hbnn_larq.layer_quantizers import KernelQuantizer, LayerQuantizer
+from hbnn_larq.rivals.arguments import require
+
+__all__ = [
+    "ScheduledInputQuantizer",
+    "ScheduledKernelQuantizer",
+    "TrainingProgress",
+    "begin_epoch",
+    "scheduled_quantizers",
+]
+
+
+class Scheduled:
+    """What quantizers with a schedule have in common.
+
+    # Attributes
+        progress: scalar variable, share of the epochs that lie behind, 0 at first.
+    """
+
+    progress: tf.Variable
+    built: bool
+
+    def on_epoch(self) -> None:
+        """Called at the start of an epoch, `progress` being set."""
+
+
+class ScheduledKernelQuantizer(Scheduled, KernelQuantizer):
+    """Base class of kernel quantizers with a schedule."""
+
+    def make_state(self, shape) -> None:
+        name = f"{self._owner_weight}_progress"
+        self.progress = self.add_state(name, (), "zeros", trainable=False)
+
+
+class ScheduledInputQuantizer(Scheduled, LayerQuantizer):
+    """Base class of input quantizers with a schedule."""
+
+    def build(self, input_shape) -> None:
+        self.progress = self.add_state("input_progress", (), "zeros", trainable=False)
+        super().build(input_shape)
+
+
+def scheduled_quantizers(model: tf.keras.layers.Layer) -> Iterator[Scheduled]:
+    """Yields every built quantizer of a model (or layer) that has a schedule, each once."""
+    seen: set[int] = set()
+    for layer in model._flatten_layers():
+        if isinstance(layer, Scheduled) and id(layer) not in seen and layer.built:
+            seen.add(id(layer))
+            yield layer
+
+
+def begin_epoch(model: tf.keras.Model, epoch: int, epochs: int) -> None:
+    """Sets the clock of every scheduled quantizer to the start of an epoch.
+
+    Does nothing to a model without such quantizers.
+
+    # Arguments
+        model: a built model.
+        epoch: epochs that lie behind, 0 for the first one.
+        epochs: all epochs of the schedule; from there on progress stays 1.
+
+    # Raises
+        ValueError: `epochs` is below 1 or `epoch` below 0.
+    """
+    require(epochs >= 1, "begin_epoch", "epochs", epochs, "a whole number, 1 or above")
+    require(epoch >= 0, "begin_epoch", "epoch", epoch, "a whole number, 0 or above")
+    for quantizer in scheduled_quantizers(model):
+        quantizer.progress.assign(min(epoch / epochs, 1.0))
+        quantizer.on_epoch()
+
+
+class TrainingProgress(tf.keras.callbacks.Callback):
+    """Moves the schedules of a model in `model.fit`, at the start of each epoch.
+
+    !!! example
+        ```python
+        model.fit(x, y, epochs=60, callbacks=[hbnn_larq.rivals.TrainingProgress(60)])
+        ```
+
+    # Arguments
+        epochs: all epochs of the schedule. A run in several calls of `fit` gives the total here,
+            and `initial_epoch` to `fit`.
+
+    # Raises
+        ValueError: `epochs` is no whole number of at least 1.
+    """
+
+    def __init__(self, epochs: int):
+        super().__init__()
+        whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
+        require(whole, "TrainingProgress", "epochs", epochs, "a whole number, 1 or above")
+        self.epochs = epochs
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        begin_epoch(self.model, epoch, self.epochs)
