@@ -310,7 +310,7 @@ _SHAPED = re.compile(r"generated-(\d+)x(\d+)x(\d+)-(\d+)")
 
 def dataset_names() -> tuple[str, ...]:
     """Names that `load` knows."""
-    return ("cifar10", "cifar100", "digits", "generated", "imagenet", "pictures")
+    return ("cifar10", "cifar100", "digits", "generated", "imagenet", "pictures", "textures")
 
 
 def load(
@@ -326,6 +326,7 @@ def load(
     | name | what | folder |
     |---|---|---|
     | `digits` | real 8x8 scans, bundled | none |
+    | `textures` | made-up, see `hbnn_larq.training.textures` | none |
     | `generated`, `generated-HxWxC-K` | made-up, K classes, images of H x W x C | none |
     | `cifar10`, `cifar100` | see `hbnn_larq.training.cifar` | of the official archive, or none |
     | `imagenet` | see `hbnn_larq.training.folders` | holds `train` and `val` |
@@ -342,7 +343,9 @@ def load(
         ValueError: for an unknown name, with the closest ones, or files that do not fit.
     """
     shaped = _SHAPED.fullmatch(name)
-    bundled = {"digits": digits, "generated": generated}
+    from hbnn_larq.training.textures import textures
+
+    bundled = {"digits": digits, "generated": generated, "textures": textures}
     if name in bundled or shaped:
         if folder is not None:
             raise ValueError(f"{name} needs no files; leave out --data {folder}.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from hbnn_larq import optimizers, quantizers, zoo
+from hbnn_larq.callbacks import binary_kernels
 from hbnn_larq.training.recipe import Recipe
 
 __all__ = ["build_model", "build_optimizer"]
@@ -37,6 +39,10 @@ def build_model(
 
     # Returns
         A Keras model that returns logits.
+
+    # Raises
+        ValueError: for a choice that the model does not have, or a `layer_r` of another length
+            than the model has binary layers.
     """
     options: dict[str, Any] = {"width": recipe.width}
     for choice in ("stem", "shortcut"):
@@ -49,13 +55,20 @@ def build_model(
                 f"{recipe.model} has none. Leave it at none."
             )
         options[choice] = value
-    return _ZOO[recipe.model](
+    model = _ZOO[recipe.model](
         input_shape=image_shape,
         num_classes=num_classes,
         kernel_quantizer=_kernel_quantizer(recipe),
         input_quantizer=recipe.input_quantizer,
         **options,
     )
+    layers = list(binary_kernels(model))
+    if recipe.layer_radii is not None and len(recipe.layer_radii) != len(layers):
+        raise ValueError(
+            f"recipe {recipe.name}: layer_r={recipe.layer_r!r} has {len(recipe.layer_radii)} "
+            f"values for {len(layers)} binary layers: {', '.join(layers)}."
+        )
+    return model
 
 
 def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers.Optimizer:
@@ -66,9 +79,10 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         training_images: size of the training split.
 
     # Returns
-        A `MobiusSGD`, under loss scaling for "mixed_float16".
+        A `MobiusSGD`, with a `GeodesicSGD` for the latents where the recipe has a `flip_rate`;
+        under loss scaling for "mixed_float16".
     """
-    optimizer = optimizers.MobiusSGD(
+    optimizer: tf.keras.optimizers.Optimizer = optimizers.MobiusSGD(
         learning_rate=recipe.schedule_for(training_images),
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
@@ -77,6 +91,14 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         decay_all=recipe.decay_all,
         step=recipe.base_point_step,
     )
+    if recipe.flip_rate is not None and recipe.binary_weights:
+        optimizer = optimizers.GeodesicSGD(
+            recipe.schedule_for(training_images, recipe.flip_rate),
+            others=optimizer,
+            momentum=recipe.momentum,
+            granularity=recipe.granularity,
+            direction=recipe.flip_direction,
+        )
     if recipe.precision == "mixed_float16":
         return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
     return optimizer
@@ -86,4 +108,7 @@ def _kernel_quantizer(recipe: Recipe) -> str | Callable[[], Any] | None:
     kind = _HYPERBOLIC.get(recipe.kernel_quantizer or "")
     if kind is None:
         return recipe.kernel_quantizer
-    return lambda: kind(r=recipe.r, granularity=recipe.granularity)
+    radii = recipe.layer_radii or (recipe.r,)
+    # The zoo asks for one quantizer per layer, in order; `build_model` counts them afterwards.
+    each = itertools.chain(radii, itertools.repeat(radii[-1]))
+    return lambda: kind(r=next(each), granularity=recipe.granularity)

@@ -1,0 +1,326 @@
+"""The study: methods of binarization under equal budgets and equal care, on data that is here.
+
+    python benchmarks/study.py run                  # every run that is still missing, in order
+    python benchmarks/study.py run --case digits-vgg-20 --part lead
+    python benchmarks/study.py status               # what is done and what is missing
+    python benchmarks/study.py report               # docs/study.md and its plots
+
+Results are one JSON line per run in `docs/results/study.jsonl`, appended when the run ends, so the
+command can be stopped at any moment and given again; a finished run is never repeated.
+
+Rules. A *case* is a data set, a net and a budget in epochs. Settings are chosen by validation
+accuracy, on seeds of their own (100, 101, ...); a published row takes fresh seeds 0 to 4 and its
+test accuracy, after the last epoch, is read once. Plain sign is tuned in every case anew over a
+grid of learning rate and decay; `geodesic` is one setting for all cases, chosen once, on the
+validation split of `DEVELOPMENT`. The *placebo* is plain sign itself, tuned, on other seeds: the
+distance between two equal methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from hbnn_larq import flip_rate
+from hbnn_larq.training.recipe import Recipe
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "study.jsonl"
+SEEDS = range(5)
+CHOOSING = (100, 101, 102)
+PLACEBO = range(50, 55)
+
+_NETS = {
+    "digits-vgg": Recipe(
+        name="digits-vgg", source="study", dataset="digits", model="vgg_small", width=0.125,
+        batch_size=32,
+    ),
+    "textures-vgg": Recipe(
+        name="textures-vgg", source="study", dataset="textures", model="vgg_small", width=0.125,
+        batch_size=50,
+    ),
+    "textures-resnet18": Recipe(
+        name="textures-resnet18", source="study", dataset="textures", model="resnet18",
+        stem="cifar", width=0.125, batch_size=50,
+    ),
+    "textures-resnet20": Recipe(
+        name="textures-resnet20", source="study", dataset="textures", model="resnet20",
+        stem="cifar", width=0.5, batch_size=50,
+    ),
+}  # fmt: skip
+IMAGES = {"digits": 1077, "textures": 3000}
+DEVELOPMENT = ("digits-vgg-20", "textures-vgg-5")
+
+LEARNING_RATES = (0.03, 0.1, 0.3)
+DECAY_SUMS = (0.1, 0.3, 1.0, 3.0)
+GRID = tuple(
+    f"ste_sign:learning_rate={rate}:decay_sum={total}"
+    for rate, total in itertools.product(LEARNING_RATES, DECAY_SUMS)
+)
+GEODESIC = "ste_sign:flip_rate=0.01"
+VARIANTS = (
+    GEODESIC,
+    "ste_sign:flip_rate=0.003",
+    "ste_sign:flip_rate=0.03",
+    "ste_sign:flip_rate=0.01:granularity=layer",
+    "ste_sign:flip_rate=0.01:flip_direction=sign",
+    "ste_sign:flip_rate=0.01:flip_direction=adaptive",
+    "ste_sign:flip_rate=0.01:schedule=linear",
+    "ste_sign:flip_rate=0.01:warmup_epochs=1",
+    "hyperbolic_boundary:r=1:flip_rate=0.01",
+    "approx_sign:flip_rate=0.01",
+)
+# Same learning rate and sum of lr * decay for all: plain sign at the same point is among them.
+MATCHED = tuple(
+    f"{words}:learning_rate=0.1:decay_sum=1.0"
+    for words in (
+        "ste_sign",
+        "hyperbolic:r=0.05:granularity=layer",
+        "hyperbolic:r=0.05:granularity=filter",
+        "hyperbolic:r=1:granularity=layer",
+        "hyperbolic_boundary:r=1:granularity=layer",
+        "hyperbolic_boundary:r=1:granularity=filter",
+        "epc:r=0.05:granularity=layer",
+        "approx_sign",
+        "magnitude_aware_sign",
+    )
+)
+FLOAT = "float"
+
+
+def case_recipe(case: str) -> Recipe:
+    """The recipe of a case such as "digits-vgg-20", without a method."""
+    net, _, epochs = case.rpartition("-")
+    return _NETS[net].changed(name=case, epochs=int(epochs))
+
+
+def recipe_of(case: str, words: str, seed: int) -> Recipe:
+    """The recipe of one run. `words` are those of `compare.method`, plus `decay_sum=`."""
+    from hbnn_larq.training.compare import method
+
+    fields = words.split(":")
+    total = next((float(f.split("=")[1]) for f in fields if f.startswith("decay_sum=")), None)
+    plain = ":".join(f for f in fields if not f.startswith("decay_sum="))
+    recipe = method(case_recipe(case), plain).changed(seed=seed)
+    if total is None:
+        return recipe
+    rates = recipe.learning_rates(IMAGES[recipe.dataset]).tolist()
+    return recipe.changed(latent_decay=flip_rate.decay_for_sum(total, rates))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of the study."""
+
+    case: str
+    method: str
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.case, self.method, self.seed
+
+
+class Results:
+    """The lines of the results file, by run."""
+
+    def __init__(self, path: Path = RESULTS):
+        self.path = path
+        self.lines: dict[tuple[str, str, int], dict[str, Any]] = {}
+        if path.exists():
+            for text in path.read_text().splitlines():
+                line = json.loads(text)
+                self.lines[line["case"], line["method"], line["seed"]] = line
+
+    def add(self, run: Run, line: dict[str, Any]) -> None:
+        line = {"case": run.case, "method": run.method, "seed": run.seed, **line}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.lines[run.key] = line
+
+    def values(self, case: str, method: str, seeds: Any, what: str) -> list[float]:
+        """One figure of those of the seeds that are done."""
+        found = (self.lines.get((case, method, seed)) for seed in seeds)
+        return [line[what] for line in found if line is not None and line[what] is not None]
+
+    def mean(self, case: str, method: str, seeds: Any, what: str = "validation") -> float:
+        values = self.values(case, method, seeds, what)
+        return sum(values) / len(values) if values else float("nan")
+
+    def best_of_grid(self, case: str) -> str | None:
+        """The grid's best point by validation accuracy; None while the choice is not finished."""
+        if any((case, words, CHOOSING[0]) not in self.lines for words in GRID):
+            return None
+        finalists = self.finalists(case)
+        done = [len(self.values(case, words, CHOOSING, "validation")) for words in finalists]
+        if min(done) < len(CHOOSING):
+            return None
+        return max(finalists, key=lambda words: self.mean(case, words, CHOOSING))
+
+    def finalists(self, case: str) -> list[str]:
+        """The three best points of the grid on the first choosing seed."""
+        first = {words: self.mean(case, words, CHOOSING[:1]) for words in GRID}
+        return sorted(GRID, key=lambda words: -first[words])[:3]
+
+
+def lead(case: str, results: Results) -> Iterator[Run]:
+    """Tuned plain sign against one untuned geodesic setting, in one case."""
+    for words in GRID:
+        yield Run(case, words, CHOOSING[0])
+    for words, seed in itertools.product(results.finalists(case), CHOOSING[1:]):
+        yield Run(case, words, seed)
+    best = results.best_of_grid(case)
+    for seed in SEEDS:
+        yield Run(case, GEODESIC, seed)
+        if best is not None:
+            yield Run(case, best, seed)
+
+
+def development(case: str, results: Results) -> Iterator[Run]:
+    """Which setting of GeodesicSGD: judged by validation accuracy on choosing seeds."""
+    for seed, words in itertools.product(CHOOSING[:2], VARIANTS):
+        yield Run(case, words, seed)
+
+
+def matched(case: str, results: Results) -> Iterator[Run]:
+    """Methods at the same learning rate and sum of lr * decay, and the float twin."""
+    for seed in SEEDS:
+        for words in (*MATCHED, FLOAT):
+            yield Run(case, words, seed)
+
+
+def placebo(case: str, results: Results) -> Iterator[Run]:
+    """Tuned plain sign once more, on other seeds."""
+    best = results.best_of_grid(case)
+    if best is not None:
+        for seed in PLACEBO:
+            yield Run(case, best, seed)
+
+
+PARTS = {"lead": lead, "development": development, "matched": matched, "placebo": placebo}
+PLAN = [
+    ("development", "textures-vgg-5"),
+    ("development", "digits-vgg-20"),
+    ("lead", "digits-vgg-20"),
+    ("lead", "digits-vgg-5"),
+    ("lead", "textures-vgg-5"),
+    ("lead", "textures-resnet18-5"),
+    ("matched", "digits-vgg-20"),
+    ("placebo", "digits-vgg-20"),
+    ("lead", "textures-vgg-20"),
+    ("lead", "digits-vgg-60"),
+    ("matched", "textures-vgg-5"),
+    ("placebo", "textures-vgg-5"),
+    ("lead", "textures-resnet18-20"),
+    ("matched", "textures-vgg-20"),
+    ("placebo", "textures-vgg-20"),
+    ("lead", "textures-vgg-60"),
+    ("lead", "textures-resnet18-60"),
+    ("lead", "textures-resnet20-20"),
+    ("matched", "textures-resnet18-20"),
+]
+
+
+def missing(results: Results, case: str | None = None, part: str | None = None) -> Iterator[Run]:
+    """Runs still to be done, in order; later ones depend on results of earlier ones."""
+    for name, where in PLAN:
+        if case in (None, where) and part in (None, name):
+            while True:
+                todo = [r for r in PARTS[name](where, results) if r.key not in results.lines]
+                if not todo:
+                    break
+                yield todo[0]
+
+
+def train(run: Run, datasets: dict[str, Any]) -> dict[str, Any]:
+    """One run, through the loop that everybody uses; what it left on disk is removed."""
+    import tensorflow as tf
+
+    from hbnn_larq.training import data
+    from hbnn_larq.training.run import fit
+
+    recipe = recipe_of(run.case, run.method, run.seed)
+    if recipe.dataset not in datasets:
+        datasets[recipe.dataset] = data.load(recipe.dataset)
+    dataset = datasets[recipe.dataset]
+    if len(dataset.train) != IMAGES[recipe.dataset]:
+        raise ValueError(f"{recipe.dataset}: {len(dataset.train)} training images, IMAGES differs.")
+    folder = tempfile.mkdtemp()
+    tf.keras.backend.clear_session()
+    try:
+        found = fit(recipe, folder, dataset=dataset, say=lambda _: None)
+    finally:
+        shutil.rmtree(folder)
+    flips = found["flips"] or {}
+    return {
+        "validation": found["accuracy"]["validation_top1"],
+        "test": found["accuracy"]["test_top1"],
+        "loss": found["accuracy"]["test_loss"],
+        "flips_expected": flips.get("predicted_per_step"),
+        "flips": flips.get("measured_per_step"),
+        "flips_vs_init": flips.get("vs_init"),
+        "information_gain": flips.get("information_gain"),
+        "latent_decay": recipe.latent_decay,
+        "steps": found["steps"],
+        "seconds": round(found["seconds"], 2),
+    }
+
+
+def run_all(results: Results, case: str | None, part: str | None) -> None:
+    """Every missing run, with a line each."""
+    import logging
+
+    import tensorflow as tf
+
+    # Larq's hint at weight clipping: a variant that is not studied here.
+    logging.getLogger("larq.layers_base").setLevel(logging.ERROR)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    datasets: dict[str, Any] = {}
+    for run in missing(results, case, part):
+        started = time.monotonic()
+        results.add(run, train(run, datasets))
+        line = results.lines[run.key]
+        print(
+            f"{run.case:22} {run.method:58} seed {run.seed:<3} validation {line['validation']:.2f}"
+            f"  {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "status", "report"))
+    parser.add_argument("--case", choices=sorted({where for _, where in PLAN}))
+    parser.add_argument("--part", choices=sorted(PARTS))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    results = Results(args.results)
+    if args.what == "run":
+        run_all(results, args.case, args.part)
+    elif args.what == "status":
+        for part, case in PLAN:
+            runs = list(PARTS[part](case, results))
+            done = sum(run.key in results.lines for run in runs)
+            print(f"{part:12} {case:22} {done} of {len(runs)} runs")
+    else:
+        print("not yet")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
