@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["accuracies", "flips_per_layer", "learning_curves"]
+__all__ = ["accuracies", "flips_per_layer", "learning_curves", "radius_study"]
 
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
@@ -88,6 +88,37 @@ def accuracies(
         axes.plot([place - 0.25, place + 0.25], [mean, mean], color="black")
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.6, len(values) - 0.4))
     axes.set_xticks(range(len(values)), list(values))
+    return _write(figure, path)
+
+
+def radius_study(
+    values: Mapping[str, Mapping[float, Sequence[float]]],
+    path: str | Path,
+    *,
+    ylabel: str = "validation accuracy (%)",
+) -> Path:
+    """Accuracy over r, one line of means per group, every run as a dot.
+
+    # Arguments
+        values: `{group: {r: one figure per run}}`.
+        path: the PNG file to write.
+        ylabel: of the accuracies.
+
+    # Returns
+        `path`.
+    """
+    figure = _figure(6, 3.6)
+    axes = figure.subplots()
+    for place, (label, runs) in enumerate(values.items()):
+        radii = sorted(runs)
+        aside = [r * 1.03 ** (place - (len(values) - 1) / 2) for r in radii]  # dots beside dots
+        axes.plot(
+            aside, [sum(runs[r]) / len(runs[r]) for r in radii], color=f"C{place}", label=label
+        )
+        for r, x in zip(radii, aside, strict=True):
+            axes.plot([x] * len(runs[r]), runs[r], "o", color=f"C{place}", alpha=0.6)
+    axes.set(xlabel="r", ylabel=ylabel, xscale="log")
+    axes.legend()
     return _write(figure, path)
 
 

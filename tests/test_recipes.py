@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from hbnn_larq import flip_rate
-from hbnn_larq.training import data, run
+from hbnn_larq.training import data, models, run
 from hbnn_larq.training.recipe import Recipe, keep_decay_sum
 from hbnn_larq.training.recipes import PAPER, RECIPES, find
 from hbnn_larq.training.schedules import Schedule
@@ -249,3 +250,31 @@ def test_every_small_sibling_takes_two_steps(tmp_path, name):
     tiny = data.generated(shape, 10, train=16, validation=4, test=4)
     results = run.fit(recipe, tmp_path, dataset=tiny, say=lambda line: None)
     assert results["steps"] == 2
+
+
+@pytest.mark.parametrize("text", ["0.05,x", "0.1,-1", "", "inf"])
+def test_radii_of_layers_must_be_numbers(text):
+    with pytest.raises(ValueError, match=r"layer_r=.* must be none, or finite numbers above 0"):
+        BASE.changed(layer_r=text)
+
+
+def test_equal_radii_of_layers_are_one_shared_radius():
+    recipe = BASE.changed(width=1 / 16, r=0.5)
+    weights = []
+    for layer_r in (None, "0.5, 0.5 0.5,0.5,0.5"):
+        tf.keras.utils.set_random_seed(0)
+        model = models.build_model(recipe.changed(layer_r=layer_r), (16, 16, 1), 3)
+        assert {layer.kernel_quantizer.r for layer in quantized_layers(model)} == {0.5}
+        weights.append(model.get_weights())
+    for shared, own in zip(*weights, strict=True):
+        np.testing.assert_array_equal(shared, own)
+
+
+@pytest.mark.parametrize("layer_r", ["1", "1,2,3,4,5,6"])
+def test_there_must_be_as_many_radii_as_binary_layers(layer_r):
+    with pytest.raises(ValueError, match=r"layer_r='.*' has [16] values for 5 binary layers: \w+"):
+        models.build_model(BASE.changed(width=1 / 16, layer_r=layer_r), (16, 16, 1), 3)
+
+
+def quantized_layers(model):
+    return [layer for layer in model.layers if getattr(layer, "kernel_quantizer", None)]

@@ -198,6 +198,19 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, tiny, un
         np.testing.assert_array_equal(old, new)
 
 
+def test_a_run_stopped_early_goes_further_along_the_same_schedule(tmp_path, tiny, unbroken):
+    early = run.fit(TINY.changed(stop_epoch=1), tmp_path, dataset=tiny, say=silent, flips_every=1)
+    assert (early["steps"], len(early["history"])) == (4, 1)
+    lines = []
+    run.fit(TINY, tmp_path, dataset=tiny, say=lines.append, flips_every=1)
+    assert lines[0] == "resumed from step 4 of 12"
+    for old, new in zip(weights_of(unbroken[0]), weights_of(tmp_path), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert Recipe.from_json((tmp_path / "recipe.json").read_text()) == TINY
+    with pytest.raises(ValueError, match=r"another recipe \(stop_epoch None there, 2 here\)"):
+        run.fit(TINY.changed(stop_epoch=2), tmp_path, dataset=tiny, say=silent)
+
+
 def test_folder_of_another_recipe_is_refused(unbroken, tiny):
     workdir, _, _ = unbroken
     with pytest.raises(ValueError, match=r"another recipe \(r 0.05 there, 0.5 here\)"):

@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from micro import micro_model
 
-from hbnn_larq.training import compare, data, repeats, run, search
+from hbnn_larq.callbacks import binary_kernels
+from hbnn_larq.training import compare, data, models, repeats, run, search, search_report
 from hbnn_larq.training.recipe import Recipe
 
 TINY = Recipe(
@@ -59,6 +61,9 @@ def test_spread_and_paired_difference_against_numpy_and_a_textbook_value():
     assert difference.high - 2 == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
     assert difference.within_noise and "within noise" in str(difference)
     assert not repeats.paired_difference([2.0, 2.1, 2.2], [1, 1, 1]).within_noise
+    # Of ten such intervals all hold with 95 %: t at 0.9975 and 2 degrees of freedom is 14.09.
+    wide = repeats.paired_difference([2, 4, 6], [1, 2, 3], comparisons=10)
+    assert wide.high - 2 == pytest.approx(14.089 / math.sqrt(3), rel=1e-3)
 
 
 def test_one_pair_is_never_beyond_noise():
@@ -110,10 +115,16 @@ def test_compare_trains_every_method_and_seed_once(tmp_path, tiny, trained):
         (lambda d: compare.compare(TINY, ["a", "b"], "x", dataset=d, split="train"), "split='tr"),
         (lambda d: compare.method(TINY, "epc:r"), r"method 'epc:r': write it as QUANTIZER or"),
         (lambda d: search.search(compare.method(TINY, "float"), "x"), "which has no r"),
-        (lambda d: search.search(TINY, "x", tuner="best"), "one of grid, random, bayesian"),
+        (
+            lambda d: search.search(TINY, "x", tuner="best"),
+            "grid, random, bayesian, hyperband",
+        ),
         (lambda d: search.search(TINY, "x"), "give the radii to try"),
         (lambda d: search.search(TINY, "x", radii=[0.0, 1.0]), "r=0.0 must be a finite number"),
         (lambda d: search.search(TINY, "x", tuner="random", low=2, high=1), "low must be below"),
+        (lambda d: search.search(TINY, "x", tuner="random", trials=0), r"trials=0\): how many"),
+        (lambda d: search.search(TINY, "x", radii=[1.0], variants=["float"]), "different ones of"),
+        (lambda d: search.search(TINY, "x", radii=[1.0], variants=["epc"] * 2), "different ones"),
     ],
 )
 def test_bad_studies_are_named_before_anything_is_trained(tiny, trained, call, message):
@@ -133,14 +144,11 @@ def test_choosing_on_test_images_must_be_asked_for(tmp_path, tiny):
 pytest.importorskip("keras_tuner")
 
 
-def test_killed_search_goes_on_and_ends_like_the_unbroken_one(tmp_path, tiny, trained, monkeypatch):
+def test_killed_search_goes_on_and_ends_like_the_unbroken_one(tmp_path, tiny, trained):
     arguments = {"radii": [5.0, 0.05], "seeds": 2, "dataset": tiny}
     whole = search.search(TINY, tmp_path / "whole", say=silent, **arguments)
     assert sorted(trained) == sorted(f"r-{r}/seed-{seed}" for r in ("0.05", "5") for seed in (0, 1))
     trained.clear()
-
-    class Killed(BaseException):
-        """Not an Exception, as a real kill is none."""
 
     def kill_in_third_run(line):
         if line.startswith("  epoch 1/2") and len(trained) == 3:
@@ -150,14 +158,125 @@ def test_killed_search_goes_on_and_ends_like_the_unbroken_one(tmp_path, tiny, tr
         search.search(TINY, tmp_path / "broken", say=kill_in_third_run, **arguments)
     done = trained[:2]
     trained.clear()
-    lines = []
-    again = search.search(TINY, tmp_path / "broken", say=lines.append, **arguments)
+    again = search.search(TINY, tmp_path / "broken", say=silent, **arguments)
     assert not set(done) & set(trained), "a finished run was trained again"
     assert len(trained) == 2
     assert again["rows"] == whole["rows"] and again["verdict"] == whole["verdict"]
     assert [row["r"] for row in again["rows"]] == [0.05, 5.0]
     assert (tmp_path / "broken" / "search.png").exists()
     assert "Verdict" in (tmp_path / "broken" / "search.md").read_text()
+
+
+class Killed(BaseException):
+    """Not an Exception, as a real kill is none."""
+
+
+def test_one_search_gives_the_table_of_ball_and_boundary(tmp_path, tiny, trained):
+    outcome = search.search(
+        TINY, tmp_path, radii=[1.0, 0.1], seeds=2, dataset=tiny, say=silent,
+        variants=["hyperbolic", "hyperbolic_boundary"],
+    )  # fmt: skip
+    assert len(trained) == len(set(trained)) * 2 == 8  # the same folders under each variant
+    for row in outcome["rows"]:
+        for variant, cell in row["accuracy"].items():
+            for seed, value in enumerate(cell["top1"]):
+                folder = tmp_path / "runs" / variant / f"r-{row['r']:g}" / f"seed-{seed}"
+                results = json.loads((folder / "results.json").read_text())
+                assert results["accuracy"]["validation_top1"] == value
+                recipe = results["recipe"]
+                assert (recipe["r"], recipe["kernel_quantizer"]) == (row["r"], variant)
+    lines = (tmp_path / "search.md").read_text().splitlines()
+    assert lines[0] == (
+        "tiny: validation top-1 (%), mean ± std over 2 seeds, 2 epochs; 30 images, so one image "
+        "is 3.3 points."
+    )
+    assert lines[2] == "| r | ball | boundary |"
+    cells = [outcome["rows"][0]["accuracy"][variant]["text"] for variant in outcome["variants"]]
+    assert lines[4] == f"| 0.1 | {cells[0]} | {cells[1]} |"
+    assert lines[-1].startswith("Verdict (paired by seed, 95 % intervals): ball: r=")
+    assert "boundary and ball " in lines[-1] and "over 2 values of r" in lines[-1]
+    assert (tmp_path / "search.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        (
+            {"hyperbolic": {0.1: [90, 92, 91], 1.0: [91, 90, 92.5]}},
+            "ball: r=1 has the highest mean, but every difference is within noise",
+        ),
+        (
+            {"hyperbolic": {0.1: [80, 81, 82], 1.0: [90, 91.1, 92], 5.0: [90, 91, 91.9]}},
+            "ball: r=1 has the highest mean; only r=0.1 is worse beyond noise",
+        ),
+        (
+            {"hyperbolic": {1.0: [90, 91, 92]}, "hyperbolic_boundary": {1.0: [80, 81, 82.1]}},
+            "ball: r=1 alone was trained to the end; boundary: r=1 alone was trained to the end; "
+            "boundary and ball differ (-9.97 points [-10.11, -9.82] over 1 values of r)",
+        ),
+        (
+            {"hyperbolic": {1.0: [90, 91, 92]}, "hyperbolic_boundary": {1.0: [91, 90, 92]}},
+            "ball: r=1 alone was trained to the end; boundary: r=1 alone was trained to the end; "
+            "boundary and ball do not differ beyond noise (+0.00 points [-2.48, +2.48] over 1 "
+            "values of r)",
+        ),
+    ],
+)
+def test_verdicts_call_noise_noise(scores, expected):
+    keyed = {v: {(r,): values for r, values in of.items()} for v, of in scores.items()}
+    assert search_report._verdict(keyed, None, 3) == expected
+
+
+def test_hyperband_goes_on_from_what_it_stopped_and_survives_a_kill(tmp_path, tiny, trained):
+    recipe = TINY.changed(epochs=3)
+    arguments = {"tuner": "hyperband", "seeds": 1, "dataset": tiny, "low": 0.01, "high": 1.0}
+    lines = []
+    whole = search.search(recipe, tmp_path / "whole", say=lines.append, **arguments)
+    resumed = [line for line in lines if line.startswith("  resumed from step 2 of 6")]
+    assert resumed, "a promoted trial did not go on from its checkpoint"
+    epochs = {row["r"]: row["accuracy"]["hyperbolic"]["epochs"] for row in whole["rows"]}
+    assert set(epochs.values()) == {1, 3}
+    table = (tmp_path / "whole" / "search.md").read_text()
+    assert "(stopped at epoch 1)" in table
+    # One epoch of a run is one epoch, whoever was promoted later.
+    begun = [line for line in lines if line.startswith("  epoch 1/")]
+    assert len(begun) == len(epochs) and len(set(trained)) == len(epochs)
+    trained.clear()
+
+    def kill_in_fifth_run(line):
+        if line.startswith("  epoch 1/") and len(trained) == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        search.search(recipe, tmp_path / "broken", say=kill_in_fifth_run, **arguments)
+    again = search.search(recipe, tmp_path / "broken", say=silent, **arguments)
+    assert again["rows"] == whole["rows"]
+
+
+def test_each_layer_gets_its_own_r(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(run, "build_model", models.build_model)
+    recipe = TINY.changed(width=1 / 16, epochs=1)
+    big = data.generated((16, 16, 1), 3, train=36, validation=30, test=30, difficulty=0.2)
+    outcome = search.search(
+        recipe, tmp_path, tuner="random", trials=2, seeds=1, per_layer=True, dataset=big, say=silent
+    )
+    model = models.build_model(recipe, big.image_shape, 3)
+    layers = list(binary_kernels(model))
+    assert len(layers) == 5
+    for row in outcome["rows"]:
+        assert list(row["r"]) == layers and len(set(row["r"].values())) == 5
+    state = json.loads((tmp_path / "tuner" / "oracle.json").read_text())
+    names = [each["config"]["name"] for each in state["hyperparameters"]["space"]]
+    assert names == [f"r/{layer}" for layer in layers]
+    (folder, _) = sorted((tmp_path / "runs" / "hyperbolic").glob("layers-*/seed-0"))
+    results = json.loads((folder / "results.json").read_text())
+    saved = tf.keras.models.load_model(folder / "model.keras", compile=False)
+    got = {layer: saved.get_layer(layer).kernel_quantizer.r for layer in layers}
+    assert got in [row["r"] for row in outcome["rows"]]
+    assert tuple(got.values()) == Recipe.from_json(json.dumps(results["recipe"])).layer_radii
+    assert f"Layers, in this order: {', '.join(layers)}." in (tmp_path / "search.md").read_text()
+    with pytest.raises(ValueError, match=r"6 radii on each of 5 layers are 7,776 trials"):
+        search.search(recipe, tmp_path, radii=[1, 2, 3, 4, 5, 6], per_layer=True, dataset=big)
 
 
 def test_random_search_draws_within_bounds_and_folder_is_for_one_search(tmp_path, tiny):
@@ -168,6 +287,12 @@ def test_random_search_draws_within_bounds_and_folder_is_for_one_search(tmp_path
     assert outcome["verdict"].startswith("one seed per r: no verdict")
     with pytest.raises(ValueError, match="holds a search with other settings"):
         search.search(TINY, tmp_path, low=0.01, high=2.0, **arguments)
+
+
+def test_a_search_says_nothing_on_standard_output_by_itself(tmp_path, tiny, capsys):
+    for _ in range(2):  # the second time keras-tuner reloads its state and would say so
+        search.search(TINY, tmp_path, radii=[0.1], seeds=1, dataset=tiny, say=silent)
+    assert capsys.readouterr().out == ""
 
 
 def test_stopping_a_search_is_not_swallowed_by_the_tuner(tmp_path, tiny, monkeypatch):

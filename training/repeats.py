@@ -94,12 +94,21 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean, math.sqrt(variance), len(values))
 
 
-def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
-    """Mean of `values - reference`, seed by seed, with Student's 95 % interval."""
+def paired_difference(
+    values: Sequence[float], reference: Sequence[float], *, comparisons: int = 1
+) -> Difference:
+    """Mean of `values - reference`, pair by pair, with Student's 95 % interval.
+
+    # Arguments
+        values, reference: one figure per seed, in the same order.
+        comparisons: how many such differences are looked at together; the interval is widened
+            so that all of them hold with 95 % (Bonferroni).
+    """
     from scipy.stats import t
 
     mean, std, count = spread([a - b for a, b in zip(values, reference, strict=True)])
-    half = float(t.ppf(0.975, count - 1)) * std / math.sqrt(count) if count > 1 else math.nan
+    quantile = 1 - 0.025 / comparisons
+    half = float(t.ppf(quantile, count - 1)) * std / math.sqrt(count) if count > 1 else math.nan
     return Difference(mean, mean - half, mean + half)
 
 

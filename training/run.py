@@ -498,18 +498,23 @@ class _Run:
 
 
 def _claim(workdir: Path, recipe: Recipe, *, write: bool) -> None:
-    """Writes the recipe into a fresh folder, or checks that the folder's run is of this recipe."""
+    """Writes the recipe into a fresh folder, or checks that the folder's run is of this recipe.
+
+    A run that was stopped at an earlier epoch of the same schedule may go on: until there, both
+    take the same steps.
+    """
     path = workdir / "recipe.json"
     if path.exists():
         theirs = Recipe.from_json(path.read_text())
         differences = theirs.differences(recipe)
-        if differences:
+        if differences and not _goes_further(recipe, theirs):
             listed = ", ".join(f"{k} {a!r} there, {b!r} here" for k, (a, b) in differences.items())
             raise ValueError(
                 f"{workdir} holds a run of another recipe ({listed}). Use another --workdir, or "
                 "remove that one."
             )
-        return
+        if not differences:
+            return
     if not write:
         return
     try:
@@ -519,6 +524,13 @@ def _claim(workdir: Path, recipe: Recipe, *, write: bool) -> None:
         raise OSError(
             error.errno, f"cannot write to {workdir} ({error.strerror}). Use another --workdir"
         ) from None
+
+
+def _goes_further(recipe: Recipe, other: Recipe) -> bool:
+    """Whether a recipe is the other with a later stop."""
+    stop, others = recipe.stop_epoch or recipe.epochs, other.stop_epoch or other.epochs
+    claims = {"paper_top1", "paper_top5"}
+    return set(other.differences(recipe)) <= {"stop_epoch", *claims} and stop > others
 
 
 @contextlib.contextmanager

@@ -1,29 +1,66 @@
 """Search for the radius parameter r on keras-tuner, with several seeds and a plain verdict.
 
-    hbnn search digits --workdir runs/search --radii 0.01,0.05,0.1,0.5,1,5 --seeds 3
+    hbnn search digits --workdir runs/search --radii 0.01,0.05,0.1,0.5,1,5 --seeds 3 \
+        --variants hyperbolic,hyperbolic_boundary
 
 is the study of Table 1 of the paper. Trials are runs of `hbnn_larq.training.run`, so a finished
-one never runs again and a killed one goes on from its checkpoint. keras-tuner decides which r to
-try next; with its chief and worker processes (KERASTUNER_TUNER_ID and so on) trials run in
-parallel on a shared folder.
+one never runs again and a killed one goes on from its checkpoint. keras-tuner decides what to try
+next; with its chief and worker processes (KERASTUNER_TUNER_ID and so on) trials run in parallel
+on a shared folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from hbnn_larq import plots
-from hbnn_larq.training import checkpoints, data
+from hbnn_larq.callbacks import binary_kernels
+from hbnn_larq.training import checkpoints, data, run
 from hbnn_larq.training.recipe import Recipe
-from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, spread
+from hbnn_larq.training.repeats import repeat, spread
+from hbnn_larq.training.search_report import conclude
 
-__all__ = ["TUNERS", "search"]
+__all__ = ["TUNERS", "VARIANTS", "search"]
 
-TUNERS = ("grid", "random", "bayesian")
+TUNERS = ("grid", "random", "bayesian", "hyperband")
+VARIANTS = ("hyperbolic", "hyperbolic_boundary", "epc")
+MOST_GRID_TRIALS = 200
+_ROLE = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+
+
+class Point(NamedTuple):
+    """What one trial tries.
+
+    # Attributes
+        variant: kernel quantizer.
+        radii: one r for all layers, or one for each binary layer.
+    """
+
+    variant: str
+    radii: tuple[float, ...]
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """The recipe of this point."""
+        changes: dict[str, Any] = {"kernel_quantizer": self.variant}
+        if len(self.radii) == 1:
+            return recipe.changed(r=self.radii[0], **changes)
+        return recipe.changed(layer_r=",".join(map(_plain, self.radii)), **changes)
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs lie: a function of the point alone, whichever trial asks for it."""
+        name = f"r-{_plain(self.radii[0])}"
+        if len(self.radii) > 1:
+            digest = hashlib.blake2b(",".join(map(_plain, self.radii)).encode(), digest_size=6)
+            name = f"layers-{digest.hexdigest()}"
+        return Path(self.variant) / name
 
 
 def search(
@@ -36,10 +73,12 @@ def search(
     trials: int = 6,
     seeds: int = 3,
     tuner: str = "grid",
+    variants: Sequence[str] | None = None,
+    per_layer: bool = False,
     dataset: data.Dataset | None = None,
     folder: str | Path | None = None,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Trains a recipe at several r, with several seeds each, judged on the validation split.
 
     Writes `search.json`, `search.md` and `search.png` into `workdir`.
@@ -49,34 +88,31 @@ def search(
         workdir: of the search; the same call again goes on where it stopped.
         radii: the values to try. None lets the tuner draw from [low, high], log-uniformly.
         low, high: bounds of r where `radii` is None.
-        trials: values that "random" and "bayesian" try at most.
-        seeds: runs per value; the mean of their accuracies is the value's score.
-        tuner: "grid" (all of `radii`), "random" or "bayesian".
+        trials: how many "random" and "bayesian" try at most.
+        seeds: runs per trial; the mean of their accuracies is its score.
+        tuner: "grid" (all of `radii`), "random", "bayesian" or "hyperband", which starts many
+            trials, stops most of them after few epochs of the unchanged schedule, and lets the
+            best thirds go on.
+        variants: kernel quantizers to try each r with: any of "hyperbolic",
+            "hyperbolic_boundary" and "epc". None for the recipe's own.
+        per_layer: gives each binary layer an r of its own, a hyperparameter `r/LAYER`.
         dataset: instead of the one that the recipe names.
         folder: where the files of the recipe's data set are.
         say: called with each line of progress.
 
     # Returns
-        What is in `search.json`: rows of r with accuracies, the best r, and a verdict.
+        What is in `search.json`: rows of r with accuracies, the best r, and a verdict. None in a
+        worker of keras-tuner: its chief concludes.
 
     # Raises
-        ValueError: for a recipe without r, bounds or radii that are no r, a grid without radii.
+        ValueError: for a recipe without r, bounds or radii that are no r, a grid without radii
+            or with very many trials, a folder of another search.
         ImportError: where keras-tuner is not installed.
+        hbnn_larq.training.run.Stopped: after Ctrl-C, or in a worker that lost its chief.
     """
-    if recipe.kernel_quantizer not in ("hyperbolic", "hyperbolic_boundary", "epc"):
-        raise ValueError(
-            f"search: {recipe.name} has kernel_quantizer={recipe.kernel_quantizer!r}, which has "
-            "no r. Search a hyperbolic recipe."
-        )
-    if tuner not in TUNERS:
-        raise ValueError(f"search(tuner={tuner!r}): one of {', '.join(TUNERS)}.")
-    if tuner == "grid" and not radii:
-        raise ValueError('search(tuner="grid"): give the radii to try, such as 0.01,0.05,1.')
-    values = sorted(set(radii)) if radii else None
-    for r in values or (low, high):
-        recipe.changed(r=r)  # refuses what is no r
-    if not values and not low < high:
-        raise ValueError(f"search(low={low}, high={high}): low must be below high.")
+    chosen = tuple(variants) if variants is not None else (recipe.kernel_quantizer,)
+    values = _checked(recipe, chosen, radii, low, high, trials, tuner)
+    role = _role()
     try:
         import keras_tuner
     except ImportError:
@@ -88,110 +124,195 @@ def search(
             f"search: {dataset.name} has no validation split, and r must not be chosen on test "
             "images. Hold some training images out: --set hold_out=5000."
         )
-    _claim(workdir, recipe, {"radii": values, "low": low, "high": high, "seeds": seeds})
+    layers = _binary_layers(recipe.changed(kernel_quantizer=chosen[0]), dataset)
+    names = [f"r/{layer}" for layer in layers] if per_layer else ["r"]
+    points = len(chosen) * len(values or ()) ** len(names)
+    if tuner == "grid" and points > MOST_GRID_TRIALS:
+        raise ValueError(
+            f'search(tuner="grid"): {len(values or ())} radii on each of {len(names)} layers are '
+            f"{points:,} trials; more than {MOST_GRID_TRIALS} is no plan. Use random, bayesian or "
+            "hyperband."
+        )
+    settings = {"radii": values, "low": low, "high": high, "seeds": seeds, "tuner": tuner}
+    _claim(workdir, recipe, {**settings, "variants": list(chosen), "per_layer": per_layer})
 
-    def place(r: float) -> Path:
-        return workdir / "runs" / f"r-{r:.6g}"
+    space = keras_tuner.HyperParameters()
+    if len(chosen) > 1:
+        space.Choice("kernel_quantizer", list(chosen))
+    for name in names:
+        if values:
+            space.Choice(name, values)
+        else:
+            space.Float(name, low, high, sampling="log")
+
+    def point(hyperparameters: Any) -> Point:
+        known = hyperparameters.values
+        return Point(
+            known.get("kernel_quantizer", chosen[0]), tuple(float(known[name]) for name in names)
+        )
+
+    last_epoch = recipe.stop_epoch or recipe.epochs
+
+    def scores(tried: Point, epochs: int) -> list[float]:
+        """Validation accuracy of each seed after so many epochs; trains what is missing."""
+        wanted, place = tried.applied_to(recipe), workdir / "runs" / tried.folder
+        if epochs < last_epoch:
+            wanted = wanted.changed(stop_epoch=epochs)
+        runs = repeat(wanted, place, seeds=seeds, dataset=dataset, say=say)
+        return [result["history"][epochs - 1]["validation_top1"] for result in runs]
 
     class RadiusTuner(keras_tuner.Tuner):
-        """A trial trains all seeds of one r in the folder of that r."""
+        """A trial trains all seeds of one point in the folder of that point."""
 
         def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
-            r = float(trial.hyperparameters.get("r"))
+            epochs = trial.hyperparameters.values.get("tuner/epochs", last_epoch)
+            tried = point(trial.hyperparameters)
             try:
-                runs = repeat(recipe.changed(r=r), place(r), seeds=seeds, dataset=dataset, say=say)
+                found = scores(tried, epochs)
             except Exception as error:
                 # Any other exception keras-tuner would swallow, and go on with the next trial.
                 raise keras_tuner.errors.FatalError(str(error)) from error
-            mean = spread(accuracy(runs, "validation")).mean
-            say(f"r={r:g}: {mean:.2f} %")
+            mean = spread(found).mean
+            after = f" after {epochs} epochs" if epochs < last_epoch else ""
+            say(f"{tried.variant} r={' '.join(f'{r:g}' for r in tried.radii)}: {mean:.2f} %{after}")
             return {"validation_top1": mean}
 
         def load_model(self, trial: Any) -> None:
             """Models lie in the folders of the runs."""
 
-    space = keras_tuner.HyperParameters()
-    if values:
-        space.Choice("r", values)
-    else:
-        space.Float("r", low, high, sampling="log")
-    oracle_type = {
-        "grid": keras_tuner.oracles.GridSearchOracle,
+    oracle = _oracle(
+        tuner,
+        space,
+        points if tuner == "grid" else trials,
+        last_epoch,
+        seed=recipe.seed + 1,  # keras-tuner takes 0 for "any"
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # says that it goes on, on standard output
+        found = RadiusTuner(
+            oracle=oracle, directory=str(workdir), project_name="tuner", overwrite=False
+        )
+    if role == "chief":
+        say(f"chief: waiting for workers at {os.environ[_ROLE[1]]}:{os.environ[_ROLE[2]]}")
+    try:
+        with _lost_chief(role, workdir):
+            found.search(verbose=0)
+    except keras_tuner.errors.FatalError as error:
+        raise error.__cause__ or error from None
+    if role not in (None, "chief"):
+        say(f"worker {role}: no trial is left; the chief writes {workdir / 'search.md'}")
+        return None
+
+    budgets: dict[Point, int] = {}
+    for trial in oracle.trials.values():
+        epochs = trial.hyperparameters.values.get("tuner/epochs", last_epoch)
+        tried = point(trial.hyperparameters)
+        budgets[tried] = max(epochs, budgets.get(tried, 0))
+    accuracies = {tried: (epochs, scores(tried, epochs)) for tried, epochs in budgets.items()}
+    return conclude(
+        recipe,
+        workdir,
+        accuracies,
+        variants=chosen,
+        layers=layers if per_layer else None,
+        seeds=seeds,
+        images=recipe.hold_out or len(dataset.validation),
+    )
+
+
+def _checked(
+    recipe: Recipe,
+    variants: Sequence[str | None],
+    radii: Sequence[float] | None,
+    low: float,
+    high: float,
+    trials: int,
+    tuner: str,
+) -> list[float] | None:
+    """The radii, sorted; raises where anything about a search does not fit."""
+    if recipe.kernel_quantizer not in VARIANTS:
+        raise ValueError(
+            f"search: {recipe.name} has kernel_quantizer={recipe.kernel_quantizer!r}, which has "
+            "no r. Search a hyperbolic recipe."
+        )
+    if not variants or len(set(variants)) < len(variants) or not set(variants) <= set(VARIANTS):
+        raise ValueError(
+            f"search(variants={list(variants)}): one or more different ones of "
+            f"{', '.join(VARIANTS)}."
+        )
+    if tuner not in TUNERS:
+        raise ValueError(f"search(tuner={tuner!r}): one of {', '.join(TUNERS)}.")
+    if trials < 1:
+        raise ValueError(f"search(trials={trials}): how many to try, 1 or above.")
+    if tuner == "grid" and not radii:
+        raise ValueError('search(tuner="grid"): give the radii to try, such as 0.01,0.05,1.')
+    values = sorted(set(radii)) if radii else None
+    for r in values or (low, high):
+        recipe.changed(r=r)  # refuses what is no r
+    if not values and not low < high:
+        raise ValueError(f"search(low={low}, high={high}): low must be below high.")
+    return values
+
+
+def _binary_layers(recipe: Recipe, dataset: data.Dataset) -> list[str]:
+    """Names of the layers that have an r, in the order in which the model makes them."""
+    model = run.build_model(recipe, dataset.image_shape, dataset.num_classes)
+    return list(binary_kernels(model))
+
+
+def _oracle(tuner: str, space: Any, trials: int, epochs: int, *, seed: int) -> Any:
+    import keras_tuner
+
+    common = {
+        "objective": keras_tuner.Objective("validation_top1", "max"),
+        "hyperparameters": space,
+    }
+    if tuner == "grid":
+        return keras_tuner.oracles.GridSearchOracle(max_trials=trials, **common)
+    if tuner == "hyperband":
+        return keras_tuner.oracles.HyperbandOracle(max_epochs=epochs, seed=seed, **common)
+    kind = {
         "random": keras_tuner.oracles.RandomSearchOracle,
         "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
     }[tuner]
-    objective = keras_tuner.Objective("validation_top1", "max")
-    oracle = oracle_type(
-        objective=objective,
-        max_trials=len(values) if tuner == "grid" and values else trials,
-        hyperparameters=space,
-        **({} if tuner == "grid" else {"seed": recipe.seed}),
-    )
-    found = RadiusTuner(
-        oracle=oracle, directory=str(workdir), project_name="tuner", overwrite=False
-    )
+    return kind(max_trials=trials, seed=seed, **common)
+
+
+def _role() -> str | None:
+    """This process's part in a parallel search: "chief", a worker's name, or None."""
+    given = {name: os.environ.get(name) for name in _ROLE}
+    if not given["KERASTUNER_ORACLE_IP"]:
+        return None
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+        raise ValueError(
+            f"search: KERASTUNER_ORACLE_IP is set and {' and '.join(missing)} is not. A parallel "
+            'search needs all three in every process: KERASTUNER_TUNER_ID ("chief" in one, '
+            "another name in each worker), KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT of the "
+            "chief."
+        )
+    name = given["KERASTUNER_TUNER_ID"]
+    return "chief" if "chief" in str(name) else name  # keras-tuner looks for the word, too
+
+
+@contextlib.contextmanager
+def _lost_chief(role: str | None, workdir: Path) -> Iterator[None]:
+    if role in (None, "chief"):
+        yield
+        return
+    import grpc
+
     try:
-        found.search(verbose=0)
-    except keras_tuner.errors.FatalError as error:
-        raise error.__cause__ or error from None
-
-    tried = sorted({float(t.hyperparameters.get("r")) for t in oracle.trials.values()})
-    runs = {
-        r: repeat(recipe.changed(r=r), place(r), seeds=seeds, dataset=dataset, say=say)
-        for r in tried
-    }
-    return _conclude(recipe, workdir, runs, seeds)
+        yield
+    except grpc.RpcError as error:
+        raise run.Stopped(
+            f"worker {role} lost its chief ({error.code().name}); what it trained is saved in "
+            f"{workdir}. Start the chief and then the workers again to go on."
+        ) from None
 
 
-def _conclude(
-    recipe: Recipe, workdir: Path, runs: dict[float, list[dict[str, Any]]], seeds: int
-) -> dict[str, Any]:
-    scores = {r: accuracy(results, "validation") for r, results in runs.items()}
-    best = max(scores, key=lambda r: spread(scores[r]).mean)
-    distinct = [
-        r
-        for r in scores
-        if r != best and not paired_difference(scores[best], scores[r]).within_noise
-    ]
-    if seeds < 2:
-        verdict = "one seed per r: no verdict is possible; give --seeds 3 or more"
-    elif not distinct:
-        verdict = f"r={best:g} has the highest mean, but every difference is within noise"
-    else:
-        worse = ", ".join(f"{r:g}" for r in distinct)
-        verdict = f"r={best:g} has the highest mean; only r={worse} is worse beyond noise"
-    outcome = {
-        "recipe": asdict(recipe),
-        "seeds": seeds,
-        "rows": [
-            {"r": r, "top1": values, "mean": spread(values).mean, "text": str(spread(values))}
-            for r, values in scores.items()
-        ],
-        "best_r": best,
-        "verdict": verdict,
-    }
-    lines = [
-        f"{recipe.name} ({recipe.kernel_quantizer}): validation top-1, mean ± std over {seeds} "
-        "seeds.",
-        "",
-        "| r | accuracy (%) |",
-        "|---|---|",
-        *(f"| {r:g} | {spread(values)} |" for r, values in scores.items()),
-        "",
-        f"Verdict (paired differences, 95 % interval): {verdict}.",
-    ]
-    for name, text in (
-        ("search.json", json.dumps(outcome, indent=2) + "\n"),
-        ("search.md", "\n".join(lines) + "\n"),
-    ):
-        checkpoints.atomic_write(workdir / name, lambda file, text=text: file.write(text.encode()))
-    plots.accuracies(
-        {f"{r:g}": values for r, values in scores.items()},
-        workdir / "search.png",
-        xlabel="r",
-        ylabel="validation accuracy (%)",
-    )
-    return outcome
+def _plain(r: float) -> str:
+    """Every digit of r, without a trailing `.0`."""
+    return repr(r).removesuffix(".0")
 
 
 def _claim(workdir: Path, recipe: Recipe, settings: dict[str, Any]) -> None:

@@ -97,16 +97,23 @@ def _register_studies(commands: Any) -> None:
         "search",
         _search,
         "search r with several seeds per value (needs keras-tuner)",
-        "hbnn search digits --radii 0.01,0.05,0.5,5 --seeds 3 --workdir runs/search",
+        "hbnn search digits --radii 0.01,0.05,0.5,5 --seeds 3 --workdir runs/search "
+        "--variants hyperbolic,hyperbolic_boundary",
     )
     search.add_argument("name", help="a hyperbolic recipe of `hbnn recipes`")
     search.add_argument("--radii", metavar="R,R,...", help="values to try; else --low to --high")
     search.add_argument("--low", type=float, default=0.01, help="lowest r (%(default)s)")
     search.add_argument("--high", type=float, default=5.0, help="highest r (%(default)s)")
-    search.add_argument("--trials", type=int, default=6, metavar="N",
-                        help="values that random and bayesian try (%(default)s)")  # fmt: skip
-    search.add_argument("--tuner", default="grid", choices=("grid", "random", "bayesian"),
+    search.add_argument("--variants", metavar="A,B,...",
+                        help="kernel quantizers to try each r with, such as hyperbolic,"
+                        "hyperbolic_boundary (default: the recipe's)")  # fmt: skip
+    search.add_argument("--per-layer", action="store_true",
+                        help="an r of its own for each binary layer; not with grid")  # fmt: skip
+    search.add_argument("--tuner", default="grid",
+                        choices=("grid", "random", "bayesian", "hyperband"),
                         help="how values are chosen (%(default)s)")  # fmt: skip
+    search.add_argument("--trials", type=int, default=6, metavar="N",
+                        help="how many random and bayesian try (%(default)s)")  # fmt: skip
     for study in (compare, search):
         study.add_argument("--workdir", required=True, help="folder of the study")
         study.add_argument("--seeds", type=int, default=3, metavar="N",
@@ -371,9 +378,13 @@ def _search(arguments: argparse.Namespace) -> int:
         trials=arguments.trials,
         seeds=arguments.seeds,
         tuner=arguments.tuner,
+        variants=arguments.variants.split(",") if arguments.variants else None,
+        per_layer=arguments.per_layer,
         dataset=dataset,
         say=say,
     )
+    if outcome is None:  # a worker of a parallel search: its chief prints the table
+        return 0
     if arguments.json:
         print(json.dumps(outcome, indent=2))
     else:

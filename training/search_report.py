@@ -1,0 +1,191 @@
+"""What a search for r found: one table, one plot, and a verdict that calls noise noise."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hbnn_larq import plots
+from hbnn_larq.training import checkpoints
+from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.repeats import paired_difference, spread
+
+__all__ = ["conclude"]
+
+# {variant: {radii: accuracy of each seed}}; radii is one number, or one per layer.
+_Scores = dict[str, dict[tuple[float, ...], list[float]]]
+TITLES = {"hyperbolic": "ball", "hyperbolic_boundary": "boundary", "epc": "EPC"}
+
+
+def conclude(
+    recipe: Recipe,
+    workdir: Path,
+    accuracies: Mapping[Any, tuple[int, list[float]]],
+    *,
+    variants: Sequence[str],
+    layers: Sequence[str] | None,
+    seeds: int,
+    images: int,
+) -> dict[str, Any]:
+    """Writes `search.json`, `search.md` and `search.png`.
+
+    # Arguments
+        recipe: that was searched.
+        workdir: of the search.
+        accuracies: `{(variant, radii): (epochs, percent of each seed)}`.
+        variants: the columns.
+        layers: names of the layers that the radii belong to; None where one r serves all.
+        seeds: runs per point.
+        images: in the validation split, for the weight of one image.
+
+    # Returns
+        What is in `search.json`.
+    """
+    longest = max(epochs for epochs, _ in accuracies.values())
+    scores: _Scores = {variant: {} for variant in variants}
+    for (variant, radii), (epochs, values) in sorted(accuracies.items()):
+        if epochs == longest:  # what Hyperband stopped early is no match for the others
+            scores[variant][radii] = values
+    rows = [
+        {
+            **({"r": radii[0]} if layers is None else {"r": dict(zip(layers, radii, strict=True))}),
+            "accuracy": {
+                variant: {
+                    "epochs": accuracies[variant, radii][0],
+                    "top1": (values := accuracies[variant, radii][1]),
+                    "mean": spread(values).mean,
+                    "std": spread(values).std if seeds > 1 else None,
+                    "text": str(spread(values)),
+                }
+                for variant in variants
+                if (variant, radii) in accuracies
+            },
+        }
+        for radii in sorted({radii for _, radii in accuracies})
+    ]
+    outcome = {
+        "recipe": asdict(recipe),
+        "seeds": seeds,
+        "validation_images": images,
+        "variants": list(variants),
+        "rows": rows,
+        "best_r": {
+            variant: _named(_best(of_variant), layers)
+            for variant, of_variant in scores.items()
+            if of_variant
+        },
+        "verdict": _verdict(scores, layers, seeds),
+    }
+    text = json.dumps(outcome, indent=2) + "\n"
+    for name, content in (("search.json", text), ("search.md", _table(outcome, longest))):
+        checkpoints.atomic_write(
+            workdir / name, lambda file, content=content: file.write(content.encode())
+        )
+    if layers is None:
+        plots.radius_study(
+            {TITLES[variant]: {r: v for (r,), v in scores[variant].items()} for variant in scores},
+            workdir / "search.png",
+        )
+    else:
+        plots.accuracies(
+            {
+                f"{TITLES[variant]} {number}": values
+                for variant in scores
+                for number, values in enumerate(scores[variant].values(), 1)
+            },
+            workdir / "search.png",
+            xlabel="trial",
+            ylabel="validation accuracy (%)",
+        )
+    return outcome
+
+
+def _best(of_variant: dict[tuple[float, ...], list[float]]) -> tuple[float, ...]:
+    return max(of_variant, key=lambda radii: spread(of_variant[radii]).mean)
+
+
+def _named(radii: tuple[float, ...], layers: Sequence[str] | None) -> float | dict[str, float]:
+    return radii[0] if layers is None else dict(zip(layers, radii, strict=True))
+
+
+def _verdict(scores: _Scores, layers: Sequence[str] | None, seeds: int) -> str:
+    if seeds < 2:
+        return "one seed per r: no verdict is possible; give --seeds 3 or more"
+    sentences = [_within(v, rs, layers) for v, rs in scores.items() if rs]
+    first, *others = [variant for variant, of_variant in scores.items() if of_variant]
+    sentences += [_between(scores, first, other) for other in others]
+    return "; ".join(sentences)
+
+
+def _within(
+    variant: str, scores: dict[tuple[float, ...], list[float]], layers: Sequence[str] | None
+) -> str:
+    best = _best(scores)
+    others = [radii for radii in scores if radii != best]
+    worse = [
+        radii
+        for radii in others
+        if not paired_difference(scores[best], scores[radii], comparisons=len(others)).within_noise
+    ]
+    said = f"{TITLES[variant]}: r={_short(best)} has the highest mean"
+    if not others:
+        return f"{TITLES[variant]}: r={_short(best)} alone was trained to the end"
+    if not worse:
+        return f"{said}, but every difference is within noise"
+    return (
+        f"{said}; only {', '.join(f'r={_short(radii)}' for radii in worse)} is worse beyond noise"
+    )
+
+
+def _between(scores: _Scores, first: str, other: str) -> str:
+    common = [radii for radii in scores[first] if radii in scores[other]]
+    if not common:
+        return f"{TITLES[other]} and {TITLES[first]} have no r in common"
+    difference = paired_difference(
+        [value for radii in common for value in scores[other][radii]],
+        [value for radii in common for value in scores[first][radii]],
+    )
+    if difference.within_noise and not math.isnan(difference.low):
+        said = "do not differ beyond noise"
+    else:
+        said = "differ"
+    return (
+        f"{TITLES[other]} and {TITLES[first]} {said} "
+        f"({difference.mean:+.2f} points [{difference.low:+.2f}, {difference.high:+.2f}] over "
+        f"{len(common)} values of r)"
+    )
+
+
+def _table(outcome: dict[str, Any], longest: int) -> str:
+    variants, images = outcome["variants"], outcome["validation_images"]
+    lines = [
+        f"{outcome['recipe']['name']}: validation top-1 (%), mean ± std over {outcome['seeds']} "
+        f"seeds, {longest} epochs; {images:,} images, so one image is {100 / images:.2g} points.",
+        "",
+        f"| r | {' | '.join(TITLES[variant] for variant in variants)} |",
+        f"|---|{'---|' * len(variants)}",
+    ]
+    for row in outcome["rows"]:
+        r = row["r"]
+        shown = f"{r:g}" if not isinstance(r, dict) else _short(tuple(r.values()))
+        cells = [_cell(row["accuracy"].get(variant), longest) for variant in variants]
+        lines.append(f"| {shown} | {' | '.join(cells)} |")
+    if isinstance(outcome["rows"][0]["r"], dict):
+        lines += ["", f"Layers, in this order: {', '.join(outcome['rows'][0]['r'])}."]
+    lines += ["", f"Verdict (paired by seed, 95 % intervals): {outcome['verdict']}."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(cell: dict[str, Any] | None, longest: int) -> str:
+    if cell is None:
+        return "-"
+    early = "" if cell["epochs"] == longest else f" (stopped at epoch {cell['epochs']})"
+    return cell["text"] + early
+
+
+def _short(radii: tuple[float, ...]) -> str:
+    return " ".join(f"{r:.3g}" for r in radii)
