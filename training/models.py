@@ -79,9 +79,10 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         training_images: size of the training split.
 
     # Returns
-        A `MobiusSGD`, under loss scaling for "mixed_float16".
+        A `MobiusSGD`, with a `GeodesicSGD` for the latents where the recipe has a `flip_rate`;
+        under loss scaling for "mixed_float16".
     """
-    optimizer = optimizers.MobiusSGD(
+    optimizer: tf.keras.optimizers.Optimizer = optimizers.MobiusSGD(
         learning_rate=recipe.schedule_for(training_images),
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
@@ -90,6 +91,14 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         decay_all=recipe.decay_all,
         step=recipe.base_point_step,
     )
+    if recipe.flip_rate is not None and recipe.binary_weights:
+        optimizer = optimizers.GeodesicSGD(
+            recipe.schedule_for(training_images, recipe.flip_rate),
+            others=optimizer,
+            momentum=recipe.momentum,
+            granularity=recipe.granularity,
+            direction=recipe.flip_direction,
+        )
     if recipe.precision == "mixed_float16":
         return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
     return optimizer

@@ -51,7 +51,7 @@ class Recipe:
         r: curvature strength of a hyperbolic quantizer; ignored by others.
         layer_r: an r for each binary layer, in the model's order, such as "0.05,0.1,1"; None for
             `r` in all of them.
-        granularity: "filter" or "layer", of a hyperbolic quantizer.
+        granularity: "filter" or "layer", of a hyperbolic quantizer and of `flip_rate`.
         epochs, batch_size: passes over the training split, and images per step.
         stop_epoch: ends the run early, after this many epochs of an unchanged schedule; None for
             all of them.
@@ -60,6 +60,10 @@ class Recipe:
         momentum: of SGD on everything but base points.
         weight_decay: coupled decay of real kernels (of everything real with `decay_all`).
         latent_decay: coupled decay of the latents of binary kernels; it sets the flip rate.
+        flip_rate: highest share of the binary weights asked to flip per step, scheduled like the
+            learning rate: `GeodesicSGD` then turns the latents, and learning rate and
+            `latent_decay` have no say in them. None for plain SGD.
+        flip_direction: "momentum", "sign" or "adaptive", of `GeodesicSGD`.
         base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
         decay_all: also decay biases and the scales and shifts of batch normalisation.
         base_point_step: "exp0", "literal" or "riemannian", the rule that moves base points.
@@ -94,6 +98,8 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     latent_decay: float = 5e-4
+    flip_rate: float | None = None
+    flip_direction: str = "momentum"
     base_point_decay: float | None = None
     decay_all: bool = False
     base_point_step: str = "exp0"
@@ -117,6 +123,11 @@ class Recipe:
         for name in ("weight_decay", "latent_decay", "base_point_decay"):
             value = getattr(self, name) or 0.0
             self._require(name, value >= 0 and math.isfinite(value), "a number, 0 or above")
+        self._require(
+            "flip_rate",
+            self.flip_rate is None or 0 < self.flip_rate <= 0.5,
+            "none, or a share of the weights per step, above 0 and at most 0.5",
+        )
         for name in ("momentum", "label_smoothing"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("hold_out", self.hold_out >= 0, "a whole number, 0 or above")
@@ -200,51 +211,73 @@ class Recipe:
         """The rate of every step on a training split of this many images, float64 array."""
         return self.schedule_for(training_images).values()
 
-    def schedule_for(self, training_images: int) -> Any:
-        """The `Schedule` for a training split of this many images."""
+    def schedule_for(self, training_images: int, peak: float | None = None) -> Any:
+        """The `Schedule` for a training split of this many images.
+
+        # Arguments
+            training_images: size of the training split.
+            peak: highest value; None for the learning rate.
+        """
         from hbnn_larq.training.schedules import Schedule
 
         steps = math.ceil(training_images / self.batch_size)
         return Schedule(
-            self.learning_rate,
+            self.learning_rate if peak is None else peak,
             self.epochs * steps,
             warmup_steps=self.warmup_epochs * steps,
             shape=self.schedule,
         )
 
+    def flips_expected(self, training_images: int) -> list[float]:
+        """Share of the binary weights expected to flip in each step.
+
+        Asked for outright with `flip_rate`, predicted by the flip-rate law otherwise.
+        """
+        if self.flip_rate is not None:
+            return self.schedule_for(training_images, self.flip_rate).values().tolist()
+        return [
+            flip_rate.flips_per_step(rate, self.latent_decay, self.momentum)
+            for rate in self.learning_rates(training_images).tolist()
+        ]
+
     def forecast(self, training_images: int) -> FlipForecast:
-        """What the flip-rate law predicts for a training split of this many images."""
-        rates = self.learning_rates(training_images)
+        """What is to be expected for a training split of this many images."""
+        flips = self.flips_expected(training_images)
         if self.stop_epoch is not None:
-            rates = rates[: len(rates) * self.stop_epoch // self.epochs]
-        rates = rates.tolist()
-        flips = flip_rate.mean_flips_per_step(rates, self.latent_decay, self.momentum)
-        total = flip_rate.decay_sum(rates, self.latent_decay)
-        return FlipForecast(
-            steps=len(rates),
-            flips_per_step=flips,
-            decay_sum=total,
-            verdict=flip_rate.verdict(flips, total),
+            flips = flips[: len(flips) * self.stop_epoch // self.epochs]
+        mean, steps = sum(flips) / len(flips), len(flips)
+        if self.flip_rate is not None:
+            return FlipForecast(steps, mean, None, flip_rate.verdict(mean))
+        total = flip_rate.decay_sum(
+            self.learning_rates(training_images)[:steps].tolist(), self.latent_decay
         )
+        return FlipForecast(steps, mean, total, flip_rate.verdict(mean, total))
 
 
 @dataclass(frozen=True)
 class FlipForecast:
-    """Prediction of the flip-rate law for a recipe.
+    """How many binary weights of a recipe are expected to flip.
 
     # Attributes
         steps: training steps.
-        flips_per_step: mean share of binary weights that flip per step, at the balance.
-        decay_sum: sum over training of learning rate times latent decay.
+        flips_per_step: mean share of binary weights that flip per step: asked for by the recipe,
+            or predicted by the flip-rate law at the balance.
+        decay_sum: sum over training of learning rate times latent decay; None where flips are
+            asked for.
         verdict: "starved", "few", "healthy", "many" or "too many".
     """
 
     steps: int
     flips_per_step: float
-    decay_sum: float
+    decay_sum: float | None
     verdict: str
 
     def __str__(self) -> str:
+        if self.decay_sum is None:
+            return (
+                f"{100 * self.flips_per_step:.2f} % of the binary weights per step asked for, over "
+                f"{self.steps:,} steps: {self.verdict}"
+            )
         return (
             f"{100 * self.flips_per_step:.2f} % of the binary weights per step, sum of lr * decay "
             f"{self.decay_sum:.3g} over {self.steps:,} steps: {self.verdict}"
@@ -256,6 +289,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "model": ("vgg_small", "resnet18", "resnet20", "resnet34"),
     "granularity": ("filter", "layer"),
     "schedule": ("cosine", "linear", "constant"),
+    "flip_direction": ("momentum", "sign", "adaptive"),
     "base_point_step": ("exp0", "literal", "riemannian"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
 }
@@ -281,7 +315,8 @@ def keep_decay_sum(
     """
     changed = old.differences(new)
     relevant = [name for name in _SCHEDULE_FIELDS if name in changed]
-    if not new.binary_weights or "latent_decay" in changed or not relevant:
+    decays = new.binary_weights and new.flip_rate is None
+    if not decays or "latent_decay" in changed or not relevant:
         return new, None
     before = old.learning_rates(old_images)
     after = new.learning_rates(new_images)

@@ -39,7 +39,7 @@ import tensorflow as tf
 from hbnn_larq import plots
 from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
 from hbnn_larq.doctor import examine_epoch
-from hbnn_larq.flip_rate import SETTLED_SUM, mean_flips_per_step, verdict
+from hbnn_larq.flip_rate import SETTLED_SUM, verdict
 from hbnn_larq.metrics import information_gain
 from hbnn_larq.training import checkpoints, data
 from hbnn_larq.training.models import build_model, build_optimizer
@@ -368,10 +368,10 @@ class _Run:
             shares = base_point_shares(self.model)
             if shares:
                 per_layer["edge_share"] = shares
-            rates = recipe.learning_rates(len(self.dataset.train))
-            rates = rates[self.step - self.steps_per_epoch : self.step].tolist()
+            expected = recipe.flips_expected(len(self.dataset.train))
+            expected = expected[self.step - self.steps_per_epoch : self.step]
             row |= {
-                "flips_predicted": mean_flips_per_step(rates, recipe.latent_decay, recipe.momentum),
+                "flips_predicted": float(np.mean(expected)),
                 "flips_per_step": counter.share(self.flips) / steps,
                 "flips_per_epoch": counter.share(of_epoch),
                 "flips_vs_init": counter.share(of_training),
@@ -400,10 +400,12 @@ class _Run:
         found = []
         if row["epoch"] == 1:
             found += examine_epoch(self._bits(self.initial_signs), self._bits(self.epoch_signs))
-        # Until learning rate and decay have had that much to do, the law foretells nothing.
+        # Until learning rate and decay have had that much to do, the law foretells nothing, and
+        # flips that are asked for do not follow from it.
         rates = self.recipe.learning_rates(len(self.dataset.train)) * self.recipe.latent_decay
         earlier = self.step - self.steps_per_epoch
-        if rates[:earlier].sum() < SETTLED_SUM <= rates[: self.step].sum():
+        settled = rates[:earlier].sum() < SETTLED_SUM <= rates[: self.step].sum()
+        if settled and self.recipe.flip_rate is None:
             found += examine_epoch(
                 {}, {}, predicted=row["flips_predicted"], measured=row["flips_per_step"]
             )
