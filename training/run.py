@@ -41,6 +41,7 @@ from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
 from hbnn_larq.doctor import examine_epoch
 from hbnn_larq.flip_rate import SETTLED_SUM, verdict
 from hbnn_larq.metrics import information_gain
+from hbnn_larq.rivals import begin_epoch
 from hbnn_larq.training import checkpoints, data
 from hbnn_larq.training.models import build_model, build_optimizer
 from hbnn_larq.training.recipe import Recipe
@@ -279,6 +280,8 @@ class _Run:
         )
         before = self.counter.signs()
         for images, labels in batches:
+            if self.step % self.steps_per_epoch == 0:
+                begin_epoch(self.model, self.step // self.steps_per_epoch, self.recipe.epochs)
             count = self.step % self.flips_every == 0
             if count and self.flips_every > 1:
                 before = self.counter.signs()
