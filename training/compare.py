@@ -22,8 +22,10 @@ def method(recipe: Recipe, words: str) -> Recipe:
     # Arguments
         recipe: gives everything else.
         words: "float" for the float twin, else a kernel quantizer (`hyperbolic`,
-            `hyperbolic_boundary`, `epc`, `ste_sign`, any Larq alias), and after colons any
-            fields to change, such as `hyperbolic:r=1:granularity=layer`.
+            `hyperbolic_boundary`, `epc`, `ste_sign`, any alias of Larq or of
+            `hbnn_larq.rivals`, or a host with a map in front, `irnet+hyperbolic`), and after
+            colons any fields to change, such as `hyperbolic:r=1:granularity=layer` or
+            `irnet:input_quantizer=ede_sign`.
 
     # Returns
         The changed recipe.

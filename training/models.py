@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from hbnn_larq import optimizers, quantizers, zoo
+from hbnn_larq import optimizers, quantizers, rivals, zoo
 from hbnn_larq.callbacks import binary_kernels
 from hbnn_larq.training.recipe import Recipe
 
@@ -105,10 +105,16 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
 
 
 def _kernel_quantizer(recipe: Recipe) -> str | Callable[[], Any] | None:
-    kind = _HYPERBOLIC.get(recipe.kernel_quantizer or "")
+    host, plus, name = (recipe.kernel_quantizer or "").rpartition("+")
+    kind = _HYPERBOLIC.get(name)
     if kind is None:
         return recipe.kernel_quantizer
     radii = recipe.layer_radii or (recipe.r,)
     # The zoo asks for one quantizer per layer, in order; `build_model` counts them afterwards.
     each = itertools.chain(radii, itertools.repeat(radii[-1]))
-    return lambda: kind(r=next(each), granularity=recipe.granularity)
+
+    def make() -> Any:
+        quantizer = kind(r=next(each), granularity=recipe.granularity)
+        return rivals.Mapped(quantizer, host) if plus else quantizer
+
+    return make

@@ -45,8 +45,9 @@ class Recipe:
         width: multiplies the channels of the model.
         stem: of a ResNet, "cifar" or "imagenet"; None lets the size of the images decide.
         shortcut: of a ResNet, as its zoo function names it; None for the zoo's default.
-        kernel_quantizer: "hyperbolic", "hyperbolic_boundary", "epc", any Larq alias, or None for
-            real weights.
+        kernel_quantizer: "hyperbolic", "hyperbolic_boundary", "epc", the alias of a rival ("irnet",
+            see `hbnn_larq.rivals`) or of Larq, a host with a map in front ("irnet+hyperbolic"), or
+            None for real weights.
         input_quantizer: Larq alias, or None for real activations.
         r: curvature strength of a hyperbolic quantizer; ignored by others.
         layer_r: an r for each binary layer, in the model's order, such as "0.05,0.1,1"; None for
