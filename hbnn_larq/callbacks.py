@@ -15,6 +15,7 @@ from larq.context import quantized_scope
 from larq.quantized_variable import QuantizedVariable
 
 from hbnn_larq.metrics import edge_share, information_gain
+from hbnn_larq.optimizers import GeodesicSGD
 from hbnn_larq.poincare import ball_of
 
 __all__ = [
@@ -139,8 +140,9 @@ class FlipMonitor(tf.keras.callbacks.Callback):
 
     Adds `flips_per_step` (mean share of binary weights that one step flips), `flips_per_epoch`
     (share that differs between epoch ends), `flips_vs_init` (share that differs from the start
-    of training), `information_gain` (\\(H(\\)flips_vs_init\\()\\), mean over layers, bits) and,
-    for hyperbolic kernels, `edge_share` (largest \\(\sqrt{r}|p|\\)). Put it before
+    of training), `information_gain` (\\(H(\\)flips_vs_init\\()\\), mean over layers, bits),
+    for hyperbolic kernels `edge_share` (largest \\(\sqrt{r}|p|\\)) and, where `GeodesicSGD`
+    trains, `flips_asked` (mean of its flip rate). Put it before
     `CSVLogger` and `TensorBoard`, which then write them; `history` keeps the figures per layer.
 
     Cost: one more quantization of every kernel per counted step. On small nets that is a few
@@ -176,12 +178,16 @@ class FlipMonitor(tf.keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._counter = FlipCounter(self.model)
         self._initial = self._epoch_start = self._before = self._counter.signs()
+        optimizer = getattr(self.model, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+        self._asking = optimizer if isinstance(optimizer, GeodesicSGD) else None
         self._step = 0
         self.history = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._flips = dict.fromkeys(self._counter.names, 0)
         self._counted = 0
+        self._asked = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # With every=1 the signs at the end of the last step are the signs at the start of this.
@@ -194,6 +200,8 @@ class FlipMonitor(tf.keras.callbacks.Callback):
             for name, count in flips.items():
                 self._flips[name] += count
             self._counted += 1
+            if self._asking is not None:  # Keras keeps the rate of the last step
+                self._asked += float(self._asking.learning_rate)
         self._step += 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -223,6 +231,8 @@ class FlipMonitor(tf.keras.callbacks.Callback):
             logs["information_gain"] = float(np.mean(list(row["information_gain"].values())))
             if shares:
                 logs["edge_share"] = max(shares.values())
+            if self._asking is not None:
+                logs["flips_asked"] = self._asked / steps
 
 
 class StopOnNaN(tf.keras.callbacks.Callback):

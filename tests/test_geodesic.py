@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hbnn_larq.callbacks import FlipMonitor
 from hbnn_larq.optimizers import GeodesicSGD, MobiusSGD, filter_axis_of, is_latent
 
 DIRECTIONS = ["momentum", "sign", "adaptive"]
@@ -229,6 +230,19 @@ def test_callbacks_set_and_show_the_flip_rate(rng):
     halve = tf.keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
     history = model.fit(x, y, epochs=2, callbacks=[halve], verbose=0)
     np.testing.assert_allclose(history.history["lr"], [0.01, 0.005], rtol=1e-6)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_monitor_shows_what_was_asked_beside_what_happened(every, rng):
+    x, y = data(rng)
+    rates = tf.keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.3, 0.1])
+    model = model_with(GeodesicSGD(rates, others="sgd"))
+    monitor = FlipMonitor(every=every)
+    logs = model.fit(x, y, batch_size=4, epochs=2, callbacks=[monitor], verbose=0).history
+    np.testing.assert_allclose(logs["flips_asked"], [0.3, 0.1], rtol=1e-6)
+    assert 0.05 < logs["flips_per_step"][0] < 0.6
+    plain = model_with("sgd").fit(x, y, callbacks=[FlipMonitor()], verbose=0).history
+    assert "flips_asked" not in plain
 
 
 def test_traced_once(rng):

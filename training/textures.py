@@ -23,7 +23,7 @@ CLASSES = (
 
 
 def textures(seed: int = 7) -> Dataset:
-    """32x32 colour images of ten kinds of pattern: 3,000 to train, 1,000 to validate, 2,400 to test.
+    """Ten kinds of pattern, 32x32 in colour: 3,000 to train, 1,000 to validate, 2,400 to test.
 
     Each image has two random colours, a brightness gradient, a pattern of random place, size and
     angle, and noise of 0.6 of the contrast. Nothing is downloaded; the same seed gives the same
