@@ -1,0 +1,143 @@
+"""The study chooses by validation accuracy, loses nothing and repeats nothing."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def study():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        import study
+
+        yield study
+    for name in ("study", "study_report"):
+        sys.modules.pop(name, None)
+
+
+CASE = "digits-vgg-20"
+
+
+def made_up(run, *, test=50.0, better=None):
+    """A line whose validation accuracy depends on the method alone."""
+    validation = 90.0 if run.method == better else 60.0 + len(run.method) % 7
+    return {
+        "validation": validation + run.seed % 3 / 10, "validation_loss": 0.5, "test": test,
+        "test_loss": 0.5, "flips_expected": 0.005, "flips": 0.005, "flips_vs_init": 0.4,
+        "information_gain": 0.9, "latent_decay": 0.01, "steps": 10, "seconds": 1.0,
+    }  # fmt: skip
+
+
+def finish(study, results, part, case=CASE, **kwargs):
+    done = []
+    for run in study.missing(results, case, part):
+        done.append(run)
+        results.add(run, made_up(run, **kwargs))
+    return done
+
+
+def test_every_point_of_the_grid_has_the_sum_that_it_names(study):
+    for words in study.GRID:
+        fields = dict(field.split("=") for field in words.split(":")[1:])
+        recipe = study.recipe_of(CASE, words, 3)
+        rates = recipe.learning_rates(1077)
+        assert max(rates) == float(fields["learning_rate"])
+        assert sum(rates) * recipe.latent_decay == pytest.approx(float(fields["decay_sum"]))
+        assert (recipe.seed, recipe.epochs, recipe.dataset) == (3, 20, "digits")
+
+
+def test_cases_know_the_size_of_their_data(study):
+    from hbnn_larq.training import data
+
+    for name, count in study.IMAGES.items():
+        assert len(data.load(name).train) == count
+
+
+def test_every_run_of_the_plan_is_a_recipe(study, tmp_path):
+    results = study.Results(tmp_path / "r.jsonl")
+    for part, case in study.PLAN:
+        for run in study.PARTS[part](case, results):
+            assert study.recipe_of(run.case, run.method, run.seed).name == case
+
+
+@pytest.mark.parametrize("test", [0.0, 100.0])
+def test_the_choice_reads_validation_only(study, tmp_path, test):
+    better = study.GRID[7]
+    results = study.Results(tmp_path / "r.jsonl")
+    finish(study, results, "lead", better=better, test=test)
+    assert results.best_of_grid(CASE) == better
+
+
+def test_published_rows_use_seeds_that_chose_nothing(study, tmp_path):
+    results = study.Results(tmp_path / "r.jsonl")
+    runs = finish(study, results, "lead", better=study.GRID[7])
+    published = {run.seed for run in runs if run.method == study.GEODESIC}
+    assert published == set(study.SEEDS)
+    assert not published & set(study.CHOOSING)
+    tuned = [run.seed for run in runs if run.method == study.GRID[7]]
+    assert sorted(tuned) == sorted([*study.CHOOSING, *study.SEEDS])
+    assert len(set(run.key for run in runs)) == len(runs)
+
+
+def test_goes_on_where_it_was_stopped(study, tmp_path):
+    path = tmp_path / "r.jsonl"
+    first = study.Results(path)
+    done = []
+    for run in study.missing(first, CASE, "lead"):
+        first.add(run, made_up(run))
+        done.append(run)
+        if len(done) == 5:
+            break
+    rest = finish(study, study.Results(path), "lead")
+    whole = finish(study, study.Results(tmp_path / "other.jsonl"), "lead")
+    assert [run.key for run in [*done, *rest]] == [run.key for run in whole]
+    assert len(path.read_text().splitlines()) == len(whole)
+
+
+def test_report_shows_each_figure_where_it_belongs(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    best = study.GRID[7]
+    finish(study, results, "lead", better=best)
+    for seed in study.SEEDS:
+        for words, value in ((best, 80.0 + seed), (study.GEODESIC, 81.0 + seed)):
+            results.lines[CASE, words, seed]["test"] = value
+    page, plot = study_report.write(results, tmp_path)
+    row = next(line for line in page.read_text().splitlines() if line.startswith(f"| {CASE} |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    point = dict(field.split("=") for field in best.split(":")[1:])
+    assert cells[1:4] == [
+        "82.00 ± 1.58 (5)",
+        f"lr {point['learning_rate']}, sum {point['decay_sum']}",
+        "83.00 ± 1.58 (5)",
+    ]
+    assert cells[4] == "+1.00 [+1.00, +1.00]"
+    assert plot.name == f"{CASE}.png" and plot.stat().st_size > 5000
+
+
+def test_the_published_page_is_made_from_the_published_results(study, tmp_path):
+    """docs/study.md is what `report` writes today."""
+    import study_report
+
+    if not study.RESULTS.exists():
+        pytest.skip("no results published")
+    page, *_ = study_report.write(study.Results(), tmp_path)
+    assert page.read_text() == (study.RESULTS.parent.parent / "study.md").read_text()
+
+
+def test_published_results_are_whole(study):
+    if not study.RESULTS.exists():
+        pytest.skip("no results published")
+    lines = [json.loads(text) for text in study.RESULTS.read_text().splitlines()]
+    keys = [(line["case"], line["method"], line["seed"]) for line in lines]
+    assert len(set(keys)) == len(keys)
+    for line in lines:
+        assert re.fullmatch(r"[a-z0-9]+-[a-z0-9]+-\d+", line["case"])
+        assert 0 <= line["test"] <= 100 and 0 <= line["validation"] <= 100
