@@ -20,8 +20,8 @@ def standardize(w: tf.Tensor, axis: tuple[int, ...], *, epsilon: float = 0.0) ->
     # Arguments
         w: Kernel.
         axis: Axes that together form one filter.
-        epsilon: Added to the variance. Where the sum is 0 (a filter of equal weights) the
-            result is 0.
+        epsilon: Added to the variance. A filter of equal weights, where the variance is only
+            rounding, is not divided: the result is 0 to rounding.
 
     # Returns
         Tensor of the shape of `w`.
@@ -29,4 +29,5 @@ def standardize(w: tf.Tensor, axis: tuple[int, ...], *, epsilon: float = 0.0) ->
     centred = w - tf.reduce_mean(w, axis, keepdims=True)
     n = math.prod(w.shape[a] for a in axis)
     variance = tf.reduce_sum(centred * centred, axis, keepdims=True) / max(n - 1, 1) + epsilon
-    return centred / tf.sqrt(tf.where(variance > 0, variance, tf.ones_like(variance)))
+    rounding = 1e-11 * tf.reduce_mean(w * w, axis, keepdims=True)
+    return centred / tf.sqrt(tf.where(variance > rounding, variance, tf.ones_like(variance)))
