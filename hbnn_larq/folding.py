@@ -26,17 +26,15 @@ def fold(model: tf.keras.Model) -> tf.keras.Model:
     \\[ (\\tilde w, p) \\mapsto \\operatorname{sign}(\\exp_p(\\tilde w)) \\in \\{-1, +1\\} \\]
 
     Every kernel quantizer whose present output is exactly ±1 becomes Larq's `"ste_sign"` and the
-    kernel becomes that output, so the logits stay equal bit for bit. All else, batch
+    kernel becomes that output, so the logits stay equal bit for bit. A scaled sign (±alpha per
+    filter) that is not Larq's own becomes its output too, under Larq's `NoOp(precision=1)`. An
+    input quantizer that is a plain sign at inference becomes `"ste_sign"`. All else, batch
     normalization included, is copied as it is. The saved result (`.keras`, `.h5`, SavedModel)
-    loads wherever Larq is installed; hbnn_larq is not needed. Folding twice changes nothing.
+    loads wherever Larq is installed, unless it holds other layers or quantizers of your own.
+    Folding twice changes nothing.
 
     A half-precision model (`mixed_float16` and its kin) becomes a float32 one, since no converter
     takes the former; its logits then agree to half precision only.
-
-    !!! note ""
-        A scaled sign (±alpha per filter) stays under its own quantizer, unless Larq's
-        `"magnitude_aware_sign"` gives the very same numbers (powers of two do); then that one
-        takes its place.
 
     !!! example
         ```python
@@ -60,11 +58,13 @@ def fold(model: tf.keras.Model) -> tf.keras.Model:
     def edit(layer: Layer, config: Config) -> None:
         for argument, variable in rebuilding.quantized_kernels(layer):
             value = rebuilding.quantized_value(variable)
-            plain = _plain_quantizer(variable.quantizer, value)
+            plain = _plain_quantizer(layer, argument, value)
             if plain is not None:
                 if type(plain) is not type(variable.quantizer):
                     config[argument] = plain
                 kernels.append((layer, rebuilding.QUANTIZED_KERNELS[argument], value))
+        if _is_foreign_plain_sign(layer):
+            config["input_quantizer"] = larq_quantizers.SteSign(name="ste_sign")
 
     folded, pairs = rebuilding.rebuild(model, edit, call="fold(model)")
     _assign(kernels, pairs)
@@ -141,7 +141,8 @@ def binary_weights(model: tf.keras.Model) -> dict[str, np.ndarray]:
     Never take the sign of the latent weights yourself: with a base point \\(p \\ne 0\\) that is
     another network. Arrays have Keras' kernel layout (height, width, in, out). A separable layer
     has two kernels, under `name/depthwise_kernel` and `name/pointwise_kernel`; a layer of a
-    nested model is `outer/inner`. Of a scaled sign (±alpha) the sign is given, without alpha.
+    nested model is `outer/inner`. Of a scaled sign (±alpha) the sign is given, without alpha, and
+    +1 where alpha is 0.
 
     !!! example
         ```python
@@ -172,9 +173,10 @@ def binary_weights(model: tf.keras.Model) -> dict[str, np.ndarray]:
                 or rebuilding.is_plus_minus_one(value)
             ):
                 continue
-            if isinstance(variable.quantizer, NoOp) and not rebuilding.is_plus_minus_one(value):
+            rows = rebuilding.filters(layer, rebuilding.QUANTIZED_KERNELS[argument], value)
+            if isinstance(variable.quantizer, NoOp) and not rebuilding.is_scaled_sign(rows):
                 continue  # only a mark on a float kernel
-            if not np.all(value):
+            if np.any((rows == 0) & rows.any(axis=1, keepdims=True)):
                 raise ValueError(
                     f"binary_weights(model): layer {path!r} has a 1-bit kernel with zeros in it "
                     f"({type(variable.quantizer).__name__}), so its values are not ±1. Read them "
@@ -182,19 +184,41 @@ def binary_weights(model: tf.keras.Model) -> dict[str, np.ndarray]:
                 )
             separable = argument != "kernel_quantizer" and hasattr(layer, "pointwise_quantizer")
             name = f"{path}/{rebuilding.QUANTIZED_KERNELS[argument]}" if separable else path
-            bits[name] = np.sign(value).astype(np.int8)
+            bits[name] = np.where(value < 0, -1, 1).astype(np.int8)
     return bits
 
 
-def _plain_quantizer(quantizer: Any, value: np.ndarray) -> Layer | None:
+def _plain_quantizer(layer: Layer, argument: str, value: np.ndarray) -> Layer | None:
     """The Larq quantizer that reproduces `value` from itself bit for bit, or None."""
     if rebuilding.is_plus_minus_one(value):
         return larq_quantizers.SteSign(name="ste_sign")
-    if type(quantizer).__module__.startswith("larq."):
+    if _is_larqs(getattr(layer, argument)):
         return None  # already loads anywhere
-    magnitude_aware = larq_quantizers.MagnitudeAwareSign(name="magnitude_aware_sign")
-    same = np.array_equal(magnitude_aware(tf.constant(value)).numpy(), value)
-    return magnitude_aware if same else None
+    rows = rebuilding.filters(layer, rebuilding.QUANTIZED_KERNELS[argument], value)
+    if rebuilding.is_binary_by_intent(layer, argument) and rebuilding.is_scaled_sign(rows):
+        return NoOp(precision=1, name="scaled_sign")
+    return None
+
+
+def _is_larqs(quantizer: Any) -> bool:
+    return quantizer.__module__.startswith("larq.")
+
+
+def _is_foreign_plain_sign(layer: Layer) -> bool:
+    """Whether a layer's input quantizer, not one of Larq's, gives the plain sign at inference.
+
+    It is asked, on numbers of all sizes, zeros among them.
+    """
+    quantizer = getattr(layer, "input_quantizer", None)
+    if quantizer is None or _is_larqs(quantizer):
+        return False
+    rng = np.random.default_rng(0)
+    shape = [2, *(n or 8 for n in layer.get_input_shape_at(0)[1:])]
+    x = rng.normal(0.5, 1.0, shape) * 10.0 ** rng.integers(-6, 3, shape)
+    x *= rng.random(shape) > 0.1
+    dtype = layer.compute_dtype
+    signs = tf.cast(quantizer(tf.cast(x, dtype)), tf.float32).numpy()
+    return np.array_equal(signs, np.where(x.astype(tf.as_dtype(dtype).as_numpy_dtype) < 0, -1, 1))
 
 
 def _with_signs(latent: np.ndarray, binary: np.ndarray) -> np.ndarray:

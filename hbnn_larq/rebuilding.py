@@ -65,6 +65,21 @@ def is_plus_minus_one(value: np.ndarray) -> bool:
     return bool(np.all(np.abs(value) == 1))
 
 
+def filters(layer: Layer, name: str, value: np.ndarray) -> np.ndarray:
+    """A kernel as (output channels, weights), whatever the layer's layout."""
+    if name == "depthwise_kernel":  # (..., channels, multiplier): both make one output channel
+        return value.reshape(-1, value.shape[-2] * value.shape[-1]).T
+    if "Transpose" in type(layer).__name__:  # (height, width, out, in)
+        return np.moveaxis(value, -2, 0).reshape(value.shape[-2], -1)
+    return value.reshape(-1, value.shape[-1]).T
+
+
+def is_scaled_sign(rows: np.ndarray) -> bool:
+    """±alpha in each row, as near as LCE wants it (0.5 %); alpha may be 0."""
+    size = np.abs(rows).max(1, keepdims=True)
+    return bool(np.allclose(np.abs(rows), size, rtol=5e-3, atol=0))
+
+
 def named_layers(model: tf.keras.Model, prefix: str = "") -> Iterator[tuple[str, Layer]]:
     """Yields every layer with its path; a layer of a nested model is `outer/inner`.
 

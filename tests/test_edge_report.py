@@ -673,6 +673,14 @@ def scaled_with_a_dead_channel(x):
 
 scaled_with_a_dead_channel.precision = 1
 
+
+def almost_dead(x):
+    """LCE takes 1e-7 for 0."""
+    return lq.math.sign(x) * tf.constant([1e-7] + [0.5] * 31)
+
+
+almost_dead.precision = 1
+
 REWRITE_CASES = {
     "dense_to_conv": lambda: flat(
         lq.layers.QuantDense(
@@ -689,15 +697,39 @@ REWRITE_CASES = {
     ],
     "split_scales": lambda: [conv(32, scaled_with_a_dead_channel), batch_norm()],
 }
+# The same rewrite in its other forms.
+MORE_CASES = {
+    "scaled dense": (
+        "dense_to_conv",
+        lambda: flat(
+            lq.layers.QuantDense(
+                64, kernel_quantizer="magnitude_aware_sign", input_quantizer="ste_sign"
+            )
+        ),
+    ),
+    "dense with a dead channel": (
+        "dense_to_conv",
+        lambda: flat(
+            lq.layers.QuantDense(
+                32, kernel_quantizer=scaled_with_a_dead_channel, input_quantizer="ste_sign"
+            ),
+            batch_norm(),
+        ),
+    ),
+    "almost dead channel": ("split_scales", lambda: [conv(32, almost_dead), batch_norm()]),
+}
+ALL_CASES = {**{name: (name, layers) for name, layers in REWRITE_CASES.items()}, **MORE_CASES}
 
 
-@pytest.mark.parametrize("name", REWRITE_CASES)
-def test_a_rewrite_makes_the_file_smaller_and_keeps_the_logits(name):
-    model = net(*REWRITE_CASES[name]())
+@pytest.mark.parametrize("case", ALL_CASES)
+def test_a_rewrite_makes_the_file_smaller_and_keeps_the_logits(case):
+    name, layers = ALL_CASES[case]
+    model = net(*layers())
     plain, smaller = convert(model, rewrites=()), convert(model, rewrites=[name])
     assert len(metadata.strip(smaller)) < len(metadata.strip(plain))
+    expected = predict(plain, images())
     np.testing.assert_allclose(
-        predict(smaller, images()), predict(plain, images()), rtol=1e-5, atol=1e-4
+        predict(smaller, images()), expected, rtol=0, atol=1e-5 * np.max(np.abs(expected))
     )
     result = report(model, smaller, images())
     assert result.ok, result.faults
@@ -710,8 +742,39 @@ def test_a_rewrite_makes_the_file_smaller_and_keeps_the_logits(name):
 def test_dense_to_conv_is_exact_to_the_last_bit():
     model = net(*REWRITE_CASES["dense_to_conv"]())
     folded = hbnn_larq.fold(model)
-    rewritten, _ = rewrite(folded, ["dense_to_conv"], call="test")
+    rewritten, _ = rewrite(folded, ["dense_to_conv"], call="test", size=None)
     np.testing.assert_array_equal(rewritten(images()), folded(images()))
+
+
+def tiny_dense():
+    return net(
+        lq.layers.QuantDense(4, name="tiny", **KWARGS, kernel_quantizer="ste_sign"), shape=(16,)
+    )
+
+
+def test_a_rewrite_that_would_make_the_file_larger_is_skipped_and_said_so():
+    model = tiny_dense()
+    tflite = convert(model)
+    assert metadata.strip(tflite) == metadata.strip(convert(model, rewrites=()))
+    result = report(model, tflite, images(4, (16,)))
+    (change,) = result.rewrites
+    assert change["name"] == "dense_to_conv" and change["skipped"]
+    assert re.fullmatch(r"left as it is: the file would be \d+ bytes larger", change["change"])
+    assert "Not rewritten:\n- tiny: left as it is: the file would be" in result.to_markdown()
+    assert "Fix: make this layer float: binary it would cost more" in result.faults[0]
+
+
+@pytest.mark.parametrize("filters", [1, 10, 64])
+@pytest.mark.parametrize("inputs", [3, 16, 100])
+def test_no_rewrite_makes_a_file_larger(inputs, filters):
+    """From where a rewrite costs to where it saves; the line between is measured."""
+    model = net(
+        batch_norm(),
+        tf.keras.layers.Activation("hard_tanh"),
+        lq.layers.QuantDense(filters, **KWARGS, kernel_quantizer="magnitude_aware_sign"),
+        shape=(inputs,),
+    )
+    assert len(metadata.strip(convert(model))) <= len(metadata.strip(convert(model, rewrites=())))
 
 
 @pytest.mark.parametrize("limits, dropped", [((-1.0, 1.0), True), ((0.0, 1.0), False)])

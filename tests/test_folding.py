@@ -300,14 +300,61 @@ class ScaledSign(tf.keras.layers.Layer):
         return {**super().get_config(), "scale": self.scale}
 
 
-@pytest.mark.parametrize(
-    "scale, kind", [(0.25, lq.quantizers.MagnitudeAwareSign), (0.3, ScaledSign)]
-)
-def test_fold_represents_a_foreign_scaled_sign_only_where_that_is_exact(scale, kind):
-    model = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), conv(4, ScaledSign(scale))])
+@pytest.mark.parametrize("scale", [0.25, 0.3, [0.1, 0.2, -0.3, 0.0]])
+def test_a_foreign_scaled_sign_becomes_its_values(scale):
+    model = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), conv(4, ScaledSign(scale), "c")])
     with tf.keras.utils.custom_object_scope({"ScaledSign": ScaledSign}):
         folded = fold(randomize(model))
-    assert type(folded.layers[0].kernel_quantizer) is kind
+        bits = binary_weights(model)["c"]
+    quantizer = folded.layers[0].kernel_quantizer
+    assert type(quantizer) is lq.quantizers.NoOp and quantizer.precision == 1
+    np.testing.assert_array_equal(folded.predict(images()), model.predict(images()))
+    np.testing.assert_array_equal(binary_weights(folded)["c"], bits)
+    assert set(np.unique(bits)) == {-1, 1}
+    if isinstance(scale, list):
+        latent = model.get_layer("c").kernel.latent_variable.numpy()
+        np.testing.assert_array_equal(bits[..., :2], np.where(latent[..., :2] < 0, -1, 1))
+        np.testing.assert_array_equal(bits[..., 2], np.where(latent[..., 2] < 0, 1, -1))
+        assert np.all(bits[..., 3] == 1), "whatever its sign, a channel times 0 is +1"
+    again = fold(folded)
+    np.testing.assert_array_equal(again.get_weights()[0], folded.get_weights()[0])
+
+
+def test_a_foreign_kernel_that_is_no_scaled_sign_stays():
+    class PerWeight(ScaledSign):
+        def call(self, inputs):
+            return lq.math.sign(inputs) * tf.range(1.0, 4.0)[:, None]
+
+    model = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), conv(4, PerWeight(1.0))])
+    with tf.keras.utils.custom_object_scope({"PerWeight": PerWeight}):
+        folded = fold(randomize(model))
+    assert type(folded.layers[0].kernel_quantizer) is PerWeight
+
+
+class PlainAtInference(ScaledSign):
+    """A sign whose gradient is its own."""
+
+    def call(self, inputs):
+        return lq.quantizers.swish_sign(inputs, 3.0)
+
+
+class SignOfDeviation(ScaledSign):
+    """Not the sign of what it is given."""
+
+    def call(self, inputs):
+        return lq.math.sign(inputs - tf.reduce_mean(inputs, axis=[1, 2, 3], keepdims=True))
+
+
+@pytest.mark.parametrize(
+    "quantizer, kind",
+    [(PlainAtInference, lq.quantizers.SteSign), (SignOfDeviation, SignOfDeviation)],
+)
+def test_a_foreign_input_quantizer_becomes_ste_sign_where_it_is_one(quantizer, kind):
+    layer = conv(4, "ste_sign", input_quantizer=quantizer(1.0))
+    model = randomize(tf.keras.Sequential([tf.keras.Input((8, 8, 3)), layer]))
+    with tf.keras.utils.custom_object_scope({quantizer.__name__: quantizer}):
+        folded = fold(model)
+    assert type(folded.layers[0].input_quantizer) is kind
     np.testing.assert_array_equal(folded.predict(images()), model.predict(images()))
 
 

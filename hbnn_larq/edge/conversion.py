@@ -65,7 +65,8 @@ def convert(
         path: where to write the file, or `None` to only return it. It is written under another
             name first and then moved, so no half-written file is ever left.
         rewrites: changes that make the file smaller and leave the outputs as they are; all by
-            default, `()` for none. See `hbnn_larq.edge.rewrites.REWRITES`.
+            default, `()` for none. See `hbnn_larq.edge.rewrites.REWRITES`. One that would make
+            the file larger is skipped, and the report says so.
         preprocessing: how pixels become the network's input; stored in the file, so that the
             device and `hbnn predict` do the same.
         labels: class names in output order; stored in the file.
@@ -89,7 +90,9 @@ def convert(
     folded = fold_for_conversion(model, call)
     if labels:
         labels = metadata.check_labels(labels, tf.nest.flatten(folded.output)[0].shape[-1], call)
-    rewritten, changes = rewrite(folded, rewrites, call=call)
+    rewritten, changes = rewrite(
+        folded, rewrites, call=call, size=lambda part: len(run_converter(freeze(part, call), call))
+    )
     if int8_images is not None:
         rewritten, int8_changes = quantize_float_layers(rewritten, int8_images, call=call)
         changes += int8_changes

@@ -61,13 +61,14 @@ class Metadata:
     # Attributes
         preprocessing: what to do with pixels, or None where the maker did not say.
         labels: class names in output order; empty where not given.
-        rewrites: what `convert` changed, as dicts with `name`, `layer` and `change`.
+        rewrites: what `convert` changed or left, as dicts with `name`, `layer`, `change` and
+            `skipped`.
         made_by: name and version of the maker.
     """
 
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
-    rewrites: tuple[dict[str, str], ...] = ()
+    rewrites: tuple[dict[str, Any], ...] = ()
     made_by: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 

@@ -50,8 +50,7 @@ class Kernel:
     @property
     def is_sign(self) -> bool:
         """±alpha per channel with no zero: what a binary convolution can carry."""
-        size = np.abs(self.rows).max(1, keepdims=True)
-        return bool(np.all(size > 0) and np.allclose(np.abs(self.rows), size, rtol=5e-3))
+        return bool(np.all(self.rows)) and rebuilding.is_scaled_sign(self.rows)
 
 
 def kernels(model: tf.keras.Model) -> list[Kernel]:
@@ -63,23 +62,17 @@ def kernels(model: tf.keras.Model) -> list[Kernel]:
             name = rebuilding.QUANTIZED_KERNELS[argument]
             inner = f"{path}/{name}" if hasattr(layer, "pointwise_kernel") else path
             value = rebuilding.quantized_value(variable)
-            found.append(Kernel(inner, layer, argument, _rows(layer, name, value)))
+            found.append(Kernel(inner, layer, argument, rebuilding.filters(layer, name, value)))
         if quantized:
             continue
         for name in ("depthwise_kernel", "pointwise_kernel", "kernel"):
             variable = getattr(layer, name, None)
             if isinstance(variable, tf.Variable) and variable.shape.rank >= 2:
                 inner = f"{path}/{name}" if hasattr(layer, "pointwise_kernel") else path
-                found.append(Kernel(inner, layer, None, _rows(layer, name, variable.numpy())))
+                found.append(
+                    Kernel(inner, layer, None, rebuilding.filters(layer, name, variable.numpy()))
+                )
     return found
-
-
-def _rows(layer: Layer, name: str, value: np.ndarray) -> np.ndarray:
-    if name == "depthwise_kernel":  # (..., channels, multiplier): both make one output channel
-        return value.reshape(-1, value.shape[-2] * value.shape[-1]).T
-    if "Transpose" in type(layer).__name__:  # (height, width, out, in)
-        return np.moveaxis(value, -2, 0).reshape(value.shape[-2], -1)
-    return value.reshape(-1, value.shape[-1]).T
 
 
 def place(found: list[Kernel], ops: list[Op]) -> None:

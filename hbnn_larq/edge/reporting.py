@@ -68,7 +68,7 @@ class Report:
         layers: one entry per kernel, in the model's order.
         ops: how often each op occurs in the file.
         agreement: the file against Keras on the images; None without images.
-        rewrites: what `convert` changed to make the file smaller.
+        rewrites: what `convert` changed to make the file smaller, and what it left (`skipped`).
         faults: everything that is wrong, one sentence each; empty if `ok`.
         sizes: bytes of the file's twins, where asked for.
     """
@@ -79,7 +79,7 @@ class Report:
     layers: tuple[LayerReport, ...]
     ops: Mapping[str, int]
     agreement: Agreement | None
-    rewrites: tuple[dict[str, str], ...] = ()
+    rewrites: tuple[dict[str, Any], ...] = ()
     faults: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
 
@@ -158,7 +158,11 @@ def report(
     agreement = None
     if images is not None:
         agreement = compare(folded, content, images, binary, call=call)
-    layers = tuple(_layer_report(kernel, agreement) for kernel in kernels)
+    rewrites = metadata.read(content).rewrites
+    skipped = {change["layer"]: change["change"] for change in rewrites if change.get("skipped")}
+    layers = tuple(
+        _layer_report(kernel, agreement, skipped.get(kernel.layer.name)) for kernel in kernels
+    )
     faults = [fault for layer in layers for fault in _faults(layer)]
     faults += _stray_ops(file, kernels)
     if agreement is None:
@@ -177,13 +181,13 @@ def report(
         layers=layers,
         ops=placement.op_counts(file.ops),
         agreement=agreement,
-        rewrites=metadata.read(content).rewrites,
+        rewrites=rewrites,
         faults=tuple(faults),
         sizes=sizes,
     )
 
 
-def _layer_report(kernel: Kernel, agreement: Agreement | None) -> LayerReport:
+def _layer_report(kernel: Kernel, agreement: Agreement | None, skipped: str | None) -> LayerReport:
     ops = kernel.ops
     is_binary = bool(ops) and all(op.name == BINARY_CONV for op in ops)
     asked = "float"
@@ -193,6 +197,9 @@ def _layer_report(kernel: Kernel, agreement: Agreement | None) -> LayerReport:
     reason, fix = "", ""
     if kernel.one_bit and not is_binary:
         reason, fix = placement.why_float(kernel)
+        if skipped is not None:
+            reason += f", and as a rewritten one it is {skipped}"
+            fix = "make this layer float: binary it would cost more than it saves"
     signs = agreement.signs.get(kernel.path) if agreement else None
     per_filter = kernel.rows.shape[1]
     channels = kernel.layer_channels
@@ -284,9 +291,10 @@ def _markdown(r: Report) -> list[str]:
         "",
         "Ops: " + ", ".join(f"{name} {count}" for name, count in sorted(r.ops.items())) + ".",
     ]
-    if r.rewrites:
-        lines += ["", "Rewritten for size:"]
-        lines += [f"- {c['layer']}: {c['change']} ({c['name']})" for c in r.rewrites]
+    for title, skipped in (("Rewritten for size:", False), ("Not rewritten:", True)):
+        changes = [c for c in r.rewrites if c.get("skipped", False) is skipped]
+        lines += ["", title] * bool(changes)
+        lines += [f"- {c['layer']}: {c['change']} ({c['name']})" for c in changes]
     return lines
 
 

@@ -1,7 +1,9 @@
 """Rewrites of a folded model after which the LCE file is smaller and its outputs are the same.
 
 Each is one entry of `REWRITES` and can be left out by name: a function that looks at one layer of
-a folded model and returns what is to stand in its place, with a line for the report.
+a folded model and returns what is to stand in its place, with a line for the report. Where that
+might make the file larger, as for a dense layer of a hundred weights, both are converted and
+weighed, and the smaller one stays.
 The rewritten model is made to be converted; it is not meant to be saved.
 """
 
@@ -21,6 +23,7 @@ from hbnn_larq.rebuilding import Config, Layer
 __all__ = ["REWRITES", "Rewrite", "rewrite"]
 
 _SIGNS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
+ZERO_SCALE = 1.2e-7  # at and below it LCE takes a factor for 0
 # sign(f(x)) = sign(x) for these, zero included.
 _KEEP_SIGN = {"hard_tanh", "tanh", "softsign", "leaky_tanh"}
 # Layers that only choose or move values: max(f(x)) = f(max(x)) for a rising f with f(0) = 0.
@@ -35,13 +38,19 @@ _LET_SIGN_THROUGH = (
 )
 
 
+# What an op of its own costs beyond its weights, generously: weights saved beyond that need no
+# weighing.
+OVERHEAD = 4096
+
+
 @dataclass(frozen=True)
 class Rewrite:
-    """One change: which rewrite, at which layer, and what became of it."""
+    """One change: which rewrite, at which layer, and what became of it; or why it was skipped."""
 
     name: str
     layer: str
     change: str
+    skipped: bool = False
 
 
 class Block(tf.keras.layers.Layer):
@@ -63,9 +72,19 @@ class Nothing(tf.keras.layers.Layer):
 
 
 def rewrite(
-    model: tf.keras.Model, names: Collection[str], *, call: str
+    model: tf.keras.Model,
+    names: Collection[str],
+    *,
+    call: str,
+    size: Callable[[tf.keras.Model], int],
 ) -> tuple[tf.keras.Model, list[Rewrite]]:
-    """Applies the named rewrites to a folded model.
+    """Applies the named rewrites to a folded model, each where it does not make the file larger.
+
+    # Arguments
+        model: a folded model.
+        names: of the rewrites to apply.
+        call: the public call that is running.
+        size: converts a model and gives the bytes of its file.
 
     # Returns
         The new model (or the same one, where nothing was to be done) and the list of changes.
@@ -84,42 +103,72 @@ def rewrite(
     def edit(layer: Layer, config: Config) -> Layer | None:
         for name, replacement in REWRITES.items():
             result = replacement(layer, config) if name in names else None
-            if result is not None:
-                changes.append(Rewrite(name, layer.name, result[1]))
-                return result[0]
+            if result is None:
+                continue
+            new, change = result
+            growth = _growth(layer, new, size)
+            if growth > 0:
+                change = f"left as it is: the file would be {growth} bytes larger"
+            changes.append(Rewrite(name, layer.name, change, skipped=growth > 0))
+            if growth <= 0:
+                return new
         return None
 
     new, _ = rebuilding.rebuild(model, edit, call=call)
-    return (new, changes) if changes else (model, [])
+    done = any(not change.skipped for change in changes)
+    return (new, changes) if done else (model, changes)
+
+
+def _growth(layer: Layer, new: Layer, size: Callable[[tf.keras.Model], int]) -> int:
+    """Bytes by which `new` alone makes a larger file than `layer` alone; weighed where in doubt."""
+    if not isinstance(new, Block) or _bytes_saved(layer) > OVERHEAD:
+        return 0
+    copy = type(layer).from_config(rebuilding.as_float32(layer.get_config()))
+    alone = tf.keras.Sequential([tf.keras.Input(layer.input_shape[1:]), copy])
+    copy.set_weights(layer.get_weights())
+    return size(new.block) - size(alone)
+
+
+def _bytes_saved(layer: Layer) -> int:
+    """Bytes of the kernel in float beyond those at one bit."""
+    *_, channels, filters = layer.kernel.shape
+    count = int(np.prod(layer.kernel.shape))
+    return 4 * (count - count // channels * -(-channels // 32)) - 8 * filters
 
 
 def dense_to_conv(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     """A binary dense layer becomes a 1x1 binary convolution on a 1x1 image.
 
     LCE has no binary dense op, so a QuantDense would be stored in float: 28 times larger. The
-    sums are whole numbers below 2**24 either way, so the outputs are equal bit for bit.
+    sums of a ±1 kernel are whole numbers below 2**24 either way, so the outputs are equal bit for
+    bit; factors of a scaled sign go behind the convolution, equal up to float rounding.
     """
     if type(layer) is not lq.layers.QuantDense or len(layer.input_shape) != 2:
         return None
-    value = rebuilding.quantized_value(layer.kernel) if layer.kernel_quantizer else None
-    if value is None or not isinstance(layer.input_quantizer, _SIGNS):
+    parts = _signs_and_scale(layer)
+    if parts is None or not isinstance(layer.input_quantizer, _SIGNS):
         return None
-    if not rebuilding.is_plus_minus_one(value):
-        return None
-    inputs, units = value.shape
+    signs, scale = parts
+    inputs, units = signs.shape
     conv = lq.layers.QuantConv2D(
         units,
         1,
         input_quantizer=config["input_quantizer"],
-        kernel_quantizer=config["kernel_quantizer"],
-        use_bias=layer.use_bias,
-        activation=config["activation"],
+        kernel_quantizer=lq.quantizers.SteSign(name="ste_sign"),
+        use_bias=False,
         name=layer.name,
     )
-    shapes = [tf.keras.layers.Reshape(shape) for shape in ((1, 1, inputs), (units,))]
-    block = Block([tf.keras.Input((inputs,)), shapes[0], conv, shapes[1]], layer.name)
-    bias = [layer.bias.numpy()] if layer.use_bias else []
-    conv.set_weights([value[np.newaxis, np.newaxis], *bias])
+    block = Block(
+        [
+            tf.keras.Input((inputs,)),
+            tf.keras.layers.Reshape((1, 1, inputs)),
+            conv,
+            *_behind_signs(layer, config, scale),
+            tf.keras.layers.Reshape((units,)),
+        ],
+        layer.name,
+    )
+    conv.set_weights([signs[np.newaxis, np.newaxis]])
     return block, f"QuantDense({units}) became a 1x1 binary convolution"
 
 
@@ -146,13 +195,10 @@ def split_scales(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     """
     if type(layer) is not lq.layers.QuantConv2D:
         return None
-    if getattr(layer.kernel_quantizer, "precision", None) != 1:
+    parts = _signs_and_scale(layer)
+    if parts is None or np.all(parts[1] > ZERO_SCALE) or not np.any(parts[1]):
         return None
-    value = rebuilding.quantized_value(layer.kernel)
-    scale = np.abs(value).reshape(-1, value.shape[-1]).max(0)
-    signs = np.where(value < 0, -1, 1).astype(np.float32)
-    if np.all(scale) or not np.any(scale) or not np.array_equal(signs * scale, value):
-        return None
+    signs, scale = parts
     conv_config = {
         **config,
         "kernel_quantizer": lq.quantizers.SteSign(name="ste_sign"),
@@ -160,14 +206,32 @@ def split_scales(layer: Layer, config: Config) -> tuple[Layer, str] | None:
         "activation": "linear",
     }
     conv = lq.layers.QuantConv2D.from_config(rebuilding.as_float32(conv_config))
-    offset = layer.bias.numpy() if layer.use_bias else np.zeros_like(scale)
-    factor = tf.keras.layers.Rescaling(scale.tolist(), offset.tolist())
-    activation = tf.keras.layers.Activation(config["activation"])
     shape = tf.keras.Input(layer.input_shape[1:])
-    block = Block([shape, conv, factor, activation], layer.name)
+    block = Block([shape, conv, *_behind_signs(layer, config, scale)], layer.name)
     conv.set_weights([signs])
-    dead = int(np.sum(scale == 0))
+    dead = int(np.sum(scale <= ZERO_SCALE))
     return block, f"±1 kernel and a factor per channel, {dead} of {scale.size} factors being 0"
+
+
+def _signs_and_scale(layer: Layer) -> tuple[np.ndarray, np.ndarray] | None:
+    """A 1-bit kernel as ±1 and a factor per output channel, where it is just that."""
+    if getattr(layer.kernel_quantizer, "precision", None) != 1:
+        return None
+    value = rebuilding.quantized_value(layer.kernel)
+    scale = np.abs(value).reshape(-1, value.shape[-1]).max(0)
+    signs = np.where(value < 0, -1, 1).astype(np.float32)
+    return (signs, scale) if np.array_equal(signs * scale, value) else None
+
+
+def _behind_signs(layer: Layer, config: Config, scale: np.ndarray) -> list[Layer]:
+    """The factors, bias and activation of a layer whose kernel is now ±1."""
+    offset = layer.bias.numpy() if layer.use_bias else np.zeros_like(scale)
+    layers: list[Layer] = []
+    if np.any(scale != 1) or layer.use_bias:
+        layers.append(tf.keras.layers.Rescaling(scale.tolist(), offset.tolist()))
+    if layer.activation is not tf.keras.activations.linear:
+        layers.append(tf.keras.layers.Activation(config["activation"]))
+    return layers
 
 
 REWRITES: dict[str, Callable[[Layer, Config], tuple[Layer, str] | None]] = {
