@@ -242,6 +242,32 @@ def test_lce_itself_can_be_imported_after_us(converted):
     )
 
 
+class Shifted(tf.keras.layers.Layer):
+    """A sign about a threshold of its own for each channel, less the image's mean."""
+
+    def build(self, shape):
+        self.threshold = self.add_weight("threshold", shape[-1:], initializer="random_normal")
+
+    def call(self, inputs):
+        mean = tf.reduce_mean(inputs, axis=[1, 2, 3], keepdims=True)
+        return lq.math.sign(inputs - mean - self.threshold)
+
+
+def test_a_sign_of_something_else_is_judged_by_that():
+    model = net(
+        conv(32, "ste_sign", "conv_1", input_quantizer=Shifted()),
+        batch_norm(),
+        conv(32, "ste_sign", "conv_2", input_quantizer=Shifted()),
+    )
+    with tf.keras.utils.custom_object_scope({"Shifted": Shifted}):
+        tflite = convert(model)
+        result = report(model, tflite, images())
+        assert result.ok, result.faults
+        assert result.binary_placed == 2 and {"MEAN", "SUB"} <= set(result.ops)
+        broken = mutate(tflite, lambda file: drop_batch_norm(file, binary_ops(file)[0], None))
+        assert "conv_2" in report(model, broken, images()).faults[0]
+
+
 # --- predict ------------------------------------------------------------------------------------
 
 
@@ -360,12 +386,32 @@ def test_the_converters_own_complaint_becomes_a_warning():
         convert(net(conv(32, "ste_sign", groups=2)))
 
 
+def scaled_by_the_data(x):
+    """XNOR-Net's activations: their sign times their mean size."""
+    return lq.math.sign(x) * tf.reduce_mean(tf.abs(x), axis=-1, keepdims=True)
+
+
 @pytest.mark.parametrize(
     "layer, reason",
     [
         (
             lambda: conv(32, "ste_sign", input_quantizer="ste_heaviside", pad_values=0.0),
             r"its input quantizer SteHeaviside does not give ±1",
+        ),
+        (
+            lambda: conv(32, "ste_sign", input_quantizer=scaled_by_the_data),
+            r"scaled_by_the_data does not give ±1 .* no scale that depends on the data",
+        ),
+        (
+            lambda: tf.keras.Sequential(
+                [
+                    tf.keras.layers.Flatten(),
+                    lq.layers.QuantDense(
+                        64, input_quantizer="ste_heaviside", kernel_quantizer="ste_sign"
+                    ),
+                ]
+            ),
+            r"dense_to_conv knows plain signs only, not SteHeaviside",
         ),
         (lambda: conv(32, "ste_sign", pad_values=-1.0), r"pads with -1.0; LCE knows \+1 and 0"),
         (

@@ -344,18 +344,22 @@ def _watching(
         signed[id(outputs)] = (outputs, inputs)
         return outputs
 
-    def binary_call(inputs: Any, *args: Any, _path: str, _call: Any, **kw: Any) -> Any:
+    def binary_call(
+        inputs: Any, *args: Any, _path: str, _layer: Layer, _call: Any, **kw: Any
+    ) -> Any:
         if not hasattr(inputs, "numpy"):  # it is being traced, inside another layer
             return _call(inputs, *args, **kw)
         _, shown = signed.get(id(inputs), (inputs, inputs))
-        answer = watch(_path, shown.numpy())
-        followed = inputs if answer is None else tf.constant(answer)
-        return nudge(_path, _call(followed, *args, **kw))
+        answer = watch(_path, _under_sign(_layer.input_quantizer, shown).numpy())
+        if answer is None:
+            return nudge(_path, _call(inputs, *args, **kw))
+        with _passing(_layer.input_quantizer, tf.constant(answer)):
+            return nudge(_path, _call(tf.constant(answer), *args, **kw))
 
     wrapped: list[Layer] = []
     for path, layer in rebuilding.named_layers(model):
         if path in layers:
-            layer.call = partial(binary_call, _path=path, _call=layer.call)
+            layer.call = partial(binary_call, _path=path, _layer=layer, _call=layer.call)
         elif _is_sign(layer):
             layer.call = partial(sign_call, _call=layer.call)
         else:
@@ -366,6 +370,38 @@ def _watching(
     finally:
         for layer in wrapped:
             del layer.call
+
+
+def _under_sign(quantizer: Any, x: tf.Tensor) -> tf.Tensor:
+    """What the sign in a quantizer is taken of: x, or x less a threshold, its mean, ...
+
+    Read from the quantizer's graph. Where it holds no sign, what it gives is returned, so that a
+    difference counts as one, and is not explained.
+    """
+    if not _is_more_than_a_sign(quantizer):
+        return x
+    traced = tf.compat.v1.wrap_function(quantizer, [tf.TensorSpec(x.shape, x.dtype)])
+    sign = next((op for op in traced.graph.get_operations() if op.type == "Sign"), None)
+    seen = traced.prune(traced.inputs[0], traced.outputs[0] if sign is None else sign.inputs[0])
+    return seen(x)
+
+
+@contextmanager
+def _passing(quantizer: Any, signs: tf.Tensor) -> Iterator[None]:
+    """While open, a quantizer that might change signs gives these."""
+    if not _is_more_than_a_sign(quantizer) or not isinstance(quantizer, tf.keras.layers.Layer):
+        yield
+        return
+    quantizer.call = lambda *_, **__: signs
+    try:
+        yield
+    finally:
+        del quantizer.call
+
+
+def _is_more_than_a_sign(quantizer: Any) -> bool:
+    """Whether it may give another sign than its input has; a plain one leaves ±1 as it is."""
+    return quantizer is not None and not isinstance(quantizer, _SIGN_LAYERS)
 
 
 def _is_sign(layer: Layer) -> bool:

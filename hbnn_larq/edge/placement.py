@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import larq as lq
 import numpy as np
@@ -195,6 +196,13 @@ def why_float(kernel: Kernel) -> tuple[str, str]:
             "weights are stored as floats",
             'input_quantizer="approx_sign"; a weight-only binary net saves nothing in LCE',
         )
+    if kind == "QuantDense" and not isinstance(quantizer, SIGN_QUANTIZERS):
+        return (
+            "LCE has no binary dense op, and dense_to_conv knows plain signs only, not "
+            f"{_name(quantizer)}",
+            'put what it does before its sign into a layer of its own and use "ste_sign", or use '
+            "a 1x1 QuantConv2D",
+        )
     if kind == "QuantDense":
         return (
             "LCE has no binary dense op",
@@ -207,11 +215,12 @@ def why_float(kernel: Kernel) -> tuple[str, str]:
         )
     if kind != "QuantConv2D":
         return f"LCE has no binary op for {kind}", "build it from QuantConv2D layers"
-    name = getattr(quantizer, "__name__", type(quantizer).__name__)
+    name = _name(quantizer)
     if not isinstance(quantizer, SIGN_QUANTIZERS) and name not in ("ste_sign", "approx_sign"):
         return (
             f"its input quantizer {name} does not give ±1 the way LCE recognizes it",
-            'input_quantizer="approx_sign" or "ste_sign"; in your own, use larq.math.sign',
+            'input_quantizer="approx_sign" or "ste_sign"; in your own, use larq.math.sign, and no '
+            "scale that depends on the data: the batch norm behind the layer has one per channel",
         )
     if layer.groups > 1:
         return (
@@ -240,6 +249,10 @@ def why_float(kernel: Kernel) -> tuple[str, str]:
         "compare the layer with one that converts: QuantConv2D with signs for input and kernel, "
         "padding 'same' with pad_values=1.0 or 'valid'",
     )
+
+
+def _name(quantizer: Any) -> str:
+    return getattr(quantizer, "__name__", type(quantizer).__name__)
 
 
 def op_counts(ops: list[Op]) -> Mapping[str, int]:
