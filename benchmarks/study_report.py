@@ -160,7 +160,7 @@ def _matched_table(results: Results, case: str) -> str:
         "at the same point. Information gain is the entropy of the share of weights that differ "
         "from the start, bits.",
         "",
-        "| method | test (seeds) | difference | flips per step (%) | information gain | s per run |",
+        "| method | test (seeds) | difference | flips / step (%) | information gain | s per run |",
         "|---|---|---|---|---|---|",
     ]
     for words in (*MATCHED, GEODESIC, FLOAT):

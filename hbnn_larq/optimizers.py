@@ -386,21 +386,19 @@ class GeodesicSGD(_Divided, tf.keras.optimizers.Optimizer):
         index = self._index_dict[self._var_key(variable)]
         axis, slot = self._axes[index], self.momentums[index]
         x, gradient = tf.convert_to_tensor(variable), tf.convert_to_tensor(gradient)
-        at, _ = sphere.unit(x, axis=axis)
-        momentum = sphere.tangent(at, self.momentum * slot + gradient, axis=axis)
-        downhill = momentum
+        angle = math.pi * tf.cast(self.learning_rate, tf.float64)
+        momentum = uphill = self.momentum * slot + gradient
+        if self.direction != "momentum":
+            momentum = uphill = sphere.tangent(x, momentum, axis=axis)
         if self.direction == "sign":
-            downhill = sphere.tangent(at, tf.sign(momentum), axis=axis)
+            uphill = tf.sign(momentum)
         elif self.direction == "adaptive":
             squares = self.mean_squares[index]
             squares.assign(self.squares * squares + (1 - self.squares) * gradient * gradient)
             # No bias correction: one factor for all weights does not change a direction.
-            steps = tf.math.divide_no_nan(momentum, tf.sqrt(squares))
-            downhill = sphere.tangent(at, steps, axis=axis)
-        angle = math.pi * tf.cast(self.learning_rate, x.dtype)
-        moved, carried = sphere.geodesic_step(x, downhill, angle, axis=axis, carry=momentum)
-        slot.assign(carried)
-        variable.assign(moved)
+            uphill = tf.math.divide_no_nan(momentum, tf.sqrt(squares))
+        slot.assign(sphere.transport(x, uphill, angle, momentum, axis=axis))
+        variable.assign(sphere.turn(x, uphill, angle, axis=axis))
 
     def get_config(self):
         return {

@@ -6,74 +6,116 @@ the Riemannian exponential map is a rotation: from the unit vector \(\hat x\) by
 
 \[ \hat x' = \cos\theta\, \hat x - \sin\theta\, u . \]
 
-A sphere of any radius will do, that of the boundary of a Poincaré ball among them: the functions
-here keep the length that they are given. Pure functions of tensors, float32 or float64.
+A sphere of any radius will do, that of the boundary of a Poincaré ball among them: `turn` keeps
+the length that it is given. Rotations and parallel transport are combinations of the vectors at
+hand with coefficients from their inner products, so they are `hbnn_larq.span` as the maps of the
+ball are, with its accuracy and speed.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-__all__ = ["geodesic_step", "tangent", "unit"]
+from hbnn_larq.span import Axis, span
 
-Axis = int | tuple[int, ...]
+__all__ = ["tangent", "transport", "turn"]
 
-
-def unit(x: tf.Tensor, *, axis: Axis) -> tuple[tf.Tensor, tf.Tensor]:
-    """Vectors of length 1 with the directions of `x`, and the lengths.
-
-    # Arguments
-        x: Tensor of any shape.
-        axis: Axes that together form one vector.
-
-    # Returns
-        `(direction, length)`: the first shaped like `x`, zero where the vector is zero; the
-        second with dimensions kept. Lengths whose squares overflow or vanish are no trouble.
-    """
-    largest = tf.reduce_max(tf.abs(x), axis=axis, keepdims=True)
-    scaled = tf.math.divide_no_nan(x, largest)
-    norm = tf.sqrt(tf.reduce_sum(scaled * scaled, axis=axis, keepdims=True))
-    return tf.math.divide_no_nan(scaled, norm), norm * largest
+# A part at right angles to x that is smaller than this share of a vector (squared) is what
+# rounding to float32 left there, and no direction.
+_NO_DIRECTION = 1e-14
 
 
-def tangent(direction: tf.Tensor, v: tf.Tensor, *, axis: Axis) -> tf.Tensor:
-    """The part of `v` at right angles to unit vectors.
+def tangent(x: tf.Tensor, v: tf.Tensor, *, axis: Axis) -> tf.Tensor:
+    r"""The part of `v` at right angles to `x`, \(v - x \langle x, v\rangle / |x|^2\).
 
     # Arguments
-        direction: Unit vectors (or zero, which leaves `v` as it is).
+        x: Vectors of any length; a zero vector leaves `v` as it is.
         v: Tensor of the same shape.
         axis: Axes that together form one vector.
     """
-    return v - direction * tf.reduce_sum(direction * v, axis=axis, keepdims=True)
+    return _span([x, v], _tangent_coefficients, (), axis)
 
 
-def geodesic_step(
-    x: tf.Tensor, downhill: tf.Tensor, angle, *, axis: Axis, carry: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    r"""Turn vectors by an angle along the great circle away from `downhill`, keeping their length.
+def turn(x: tf.Tensor, uphill: tf.Tensor, angle, *, axis: Axis) -> tf.Tensor:
+    r"""Turn vectors by an angle along the great circle away from `uphill`, keeping their length.
 
-    \[ x' = |x| (\cos\theta\, \hat x - \sin\theta\, u), \qquad
-       m' = m + \langle m, u \rangle (\cos\theta\, u + \sin\theta\, \hat x - u) \]
-
-    with u the direction of `downhill` (a gradient: the step goes against it) and m' the parallel
-    transport of m along the way, so that a tangent vector stays one and keeps its length.
+    \[ x' = \cos\theta\, x - \sin\theta\, |x|\, u, \qquad
+       u = t / |t|, \qquad t = v - x \langle x, v\rangle / |x|^2 \]
 
     # Arguments
-        x: Vectors, of any length. A zero vector has no direction and becomes -u.
-        downhill: Tangent at x, of any length; where it is zero, x stays.
+        x: Vectors of any length. A zero vector has no direction and becomes -u.
+        uphill: v, such as a gradient, of any length. Where it has no part at right angles to x,
+            x stays.
         angle: Radians, scalar.
         axis: Axes that together form one vector.
-        carry: Tangent vectors m to take along.
 
     # Returns
-        `(x', m')`, shaped like `x`.
+        Tensor like `x`.
     """
-    direction, length = unit(x, axis=axis)
-    u, steepness = unit(downhill, axis=axis)
-    angle = tf.cast(angle, x.dtype)
-    angle = tf.where(steepness > 0, angle, tf.zeros_like(angle))
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    moved = length * (cos * direction - sin * u)
-    along = tf.reduce_sum(carry * u, axis=axis, keepdims=True)
-    carried = carry + along * (cos * u + sin * direction - u)
-    return tf.where(length > 0, moved, -u), carried
+    return _span([x, uphill], _turn_coefficients, (angle,), axis)
+
+
+def transport(x: tf.Tensor, uphill: tf.Tensor, angle, carry: tf.Tensor, *, axis: Axis) -> tf.Tensor:
+    r"""Carry tangent vectors along the way that `turn` goes (parallel transport).
+
+    \[ m' = m + \langle m, u\rangle ((\cos\theta - 1)\, u + \sin\theta\, x / |x|) \]
+
+    m' is tangent at the new point, as long as m, and at the same angle to the way.
+
+    # Arguments
+        x, uphill, angle, axis: As for `turn`.
+        carry: Vectors whose tangent part at x is m. The same tensor as `uphill` is cheaper.
+
+    # Returns
+        Tensor like `x`. From a zero vector there is no way, and m' is 0.
+    """
+    if carry is uphill:
+        return _span([x, uphill], _transport_along_coefficients, (angle,), axis)
+    return _span([x, uphill, carry], _transport_coefficients, (angle,), axis)
+
+
+def _span(vectors, coefficients, scalars, axis: Axis) -> tf.Tensor:
+    return span([tf.convert_to_tensor(v) for v in vectors], coefficients, scalars, axis=axis)
+
+
+def _tangent_coefficients(gram):
+    (xx, xv), _ = gram
+    return [-tf.math.divide_no_nan(xv, xx), tf.ones_like(xv)]
+
+
+def _steepness(gram):
+    """<x, v> / <x, x> and the length of the tangent part of v, 0 where it is none."""
+    xx, xv, vv = gram[0][0], gram[0][1], gram[1][1]
+    share = tf.math.divide_no_nan(xv, xx)
+    squared = vv - share * xv
+    return share, tf.sqrt(tf.where(squared > _NO_DIRECTION * vv, squared, 0.0))
+
+
+def _turn_coefficients(gram, angle):
+    xx = gram[0][0]
+    share, steep = _steepness(gram)
+    length = tf.where(xx > 0, tf.sqrt(xx), 1.0)
+    # From a zero vector, -u is the only direction there is, whatever the angle.
+    sin = tf.where(xx > 0, tf.sin(angle), 1.0)
+    ratio = tf.math.divide_no_nan(sin * length, steep)
+    return [tf.where(steep > 0, tf.cos(angle), 1.0) + ratio * share, -ratio]
+
+
+def _transport_along_coefficients(gram, angle):
+    xx = gram[0][0]
+    share, steep = _steepness(gram)
+    moves = tf.where((steep > 0) & (xx > 0), 1.0, 0.0)
+    cos = tf.cos(angle) * tf.cast(moves, angle.dtype)
+    up = tf.math.divide_no_nan(tf.sin(angle) * steep, tf.sqrt(xx))
+    return [up - cos * share, cos]
+
+
+def _transport_coefficients(gram, angle):
+    xx, xv, xm, vm = gram[0][0], gram[0][1], gram[0][2], gram[1][2]
+    share, steep = _steepness(gram)
+    of_carry = tf.math.divide_no_nan(xm, xx)
+    along = tf.math.divide_no_nan(vm - of_carry * xv, steep)
+    bend = tf.math.divide_no_nan(along * (tf.cos(angle) - 1.0), steep)
+    up = tf.math.divide_no_nan(along * tf.sin(angle), tf.sqrt(xx))
+    there = tf.cast(tf.where(xx > 0, 1.0, 0.0), xx.dtype)
+    return [there * (up - of_carry - bend * share), there * bend, there]

@@ -304,7 +304,7 @@ def test_two_devices_and_half_precision_train_as_one():
 
 
 def test_long_training_keeps_lengths(rng):
-    """Rounding lets the vectors grow or shrink by less than 1e-7 per step."""
+    """Ten thousand steps: rounding does not let the vectors grow or shrink."""
     layer = dense()
     before = np.linalg.norm(latent(layer), axis=0)
     optimizer = GeodesicSGD(0.05)
@@ -317,7 +317,7 @@ def test_long_training_keeps_lengths(rng):
             optimizer.apply_gradients([(tf.random.normal((6, 4)), layer.kernel)])
 
     many()
-    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), before, rtol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), before, rtol=2e-5)
 
 
 # ------------------------------------------------------------------ bad input
