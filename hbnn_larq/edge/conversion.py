@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -251,10 +252,21 @@ def _refuse_spatial_scale(graph_def: Any, call: str) -> None:
         names = [name.lstrip("^").split(":")[0] for name in node.input]
         return [nodes[name] for name in names if name in nodes]
 
-    def constant(node: Any) -> np.ndarray | None:
-        while node.op == "Identity":
-            node = sources(node)[0]
-        return tf.make_ndarray(node.attr["value"].tensor) if node.op == "Const" else None
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(graph_def, name="")
+
+    @functools.cache
+    def is_constant(name: str) -> bool:
+        before = sources(nodes[name])
+        return nodes[name].op == "Const" or (
+            bool(before) and all(is_constant(node.name) for node in before)
+        )
+
+    def constant_shape(node: Any) -> tf.TensorShape | None:
+        """The shape of a constant, or of what depends on constants alone (a product of them)."""
+        if not is_constant(node.name):
+            return None
+        return graph.get_tensor_by_name(f"{node.name}:0").shape
 
     def is_sign(node: Any, depth: int = 6) -> bool:
         return node.op == "Sign" or (
@@ -263,7 +275,7 @@ def _refuse_spatial_scale(graph_def: Any, call: str) -> None:
 
     def binary_conv_before(node: Any) -> str | None:
         while node.op in _FUSED_INTO_CONV:
-            node = next((s for s in sources(node) if constant(s) is None), node)
+            node = next((s for s in sources(node) if constant_shape(s) is None), node)
             if node.op in ("Placeholder", "Const"):
                 return None
         is_binary = node.op == "Conv2D" and is_sign(sources(node)[1])
@@ -274,14 +286,14 @@ def _refuse_spatial_scale(graph_def: Any, call: str) -> None:
             continue
         operands = sources(node)
         for factor, other in (operands, operands[::-1]) if len(operands) == 2 else ():
-            value = constant(factor)
-            if value is None or value.ndim < 3 or max(value.shape[-3:-1]) == 1:
+            shape = constant_shape(factor)
+            if shape is None or len(shape) < 3 or max(shape[-3:-1]) == 1:
                 continue
             conv = binary_conv_before(other)
             if conv is not None:
                 raise ValueError(
                     f"{call}: the output of the binary convolution {conv.rsplit('/', 1)[0]!r} is "
-                    f"multiplied by a constant of shape {value.shape}, which varies over height "
+                    f"multiplied by a constant of shape {tuple(shape)}, which varies over height "
                     "or width. The LCE converter crashes or writes a broken file on that. Keep a "
                     "factor per channel only, or put tf.keras.layers.MaxPool2D(1) between the "
                     "convolution and the factor."

@@ -52,7 +52,10 @@ class ScheduledInputQuantizer(Scheduled, LayerQuantizer):
     """Base class of input quantizers with a schedule."""
 
     def build(self, input_shape) -> None:
-        self.progress = self.add_state("input_progress", (), "zeros", trainable=False)
+        # Not under this quantizer's own name, which counts up within a process: a checkpoint
+        # must find the variable by name.
+        with tf.name_scope(""):
+            self.progress = self.add_state("input_progress", (), "zeros", trainable=False)
         super().build(input_shape)
 
 
