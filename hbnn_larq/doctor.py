@@ -22,6 +22,8 @@ import tensorflow as tf
 
 from hbnn_larq import flip_rate, rebuilding
 from hbnn_larq.callbacks import base_point_shares
+from hbnn_larq.edge.obstacles import obstacle
+from hbnn_larq.optimizers import GeodesicSGD
 from hbnn_larq.quantizers import BallQuantizer
 from hbnn_larq.rebuilding import Layer
 
@@ -33,6 +35,7 @@ EDGE = 0.95  # share of the ball's radius: lambda_p is 20 there, and 0.1x of a s
 SATURATED = 8.0  # 1 - tanh(8) is 2e-7: in float32 the radial direction of the map is flat
 OUTSIDE = 0.5  # share of latents beyond the clip, where a clipped gradient is 0
 ONE_SIDED = 0.995
+ASKED_FROM, ASKED_TO = 0.001, 0.05  # highest share of flips per step that a GeodesicSGD asks for
 _GRADIENT_WINDOW = 1.0
 _PASS = (
     tf.keras.layers.Activation,
@@ -42,6 +45,9 @@ _PASS = (
     tf.keras.layers.Reshape,
     tf.keras.layers.Dropout,
 )
+
+
+_NO_ACTIVATION = (None, tf.keras.activations.linear)
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,11 @@ def examine(
 
     # Arguments
         model: any built Keras model, before or after training.
-        optimizer: its optimizer, for the checks on decay.
+        optimizer: its optimizer, for the checks on decay, or on the flips that a `GeodesicSGD`
+            asks for.
         learning_rates: one value per training step, for the prediction of flips; needs a
-            `MobiusSGD` as optimizer. See `hbnn_larq.flip_rate`.
+            `MobiusSGD` as optimizer. See `hbnn_larq.flip_rate`. Of a `GeodesicSGD` only the
+            number of steps is used.
         images: a batch of inputs, to see the activations before each sign.
 
     # Returns
@@ -104,6 +112,8 @@ def examine(
         findings += _decay(layers, optimizer)
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling
         latents = [v for _, layer in layers for _, v in rebuilding.quantized_kernels(layer)]
+        if isinstance(inner, GeodesicSGD) and latents:
+            findings += _asked_flips(inner, 1 if learning_rates is None else len(learning_rates))
         if learning_rates is not None and latents and hasattr(inner, "decay_of"):
             findings += examine_schedule(
                 learning_rates, inner.decay_of(latents[0]), float(inner.momentum)
@@ -303,40 +313,19 @@ def _wrong_slot(path: str, layer: Layer) -> Iterator[Finding]:
 
 
 def _deployment(path: str, layer: Layer) -> Iterator[Finding]:
+    if any(_not_finite(path, layer)) or any(_wrong_slot(path, layer)):
+        return  # what follows from that is not said again
     for argument, variable in rebuilding.quantized_kernels(layer):
         if not rebuilding.is_binary_by_intent(layer, argument):
             continue
-        kind = type(layer).__name__
         channels = int(variable.shape[-2])
-        if getattr(layer, "input_quantizer", None) is None:
-            yield Finding(
-                "float-inputs",
-                path,
-                "its weights are binary and its inputs are not: LCE stores and runs it in float",
-                'Add input_quantizer="approx_sign", or accept a float-sized file.',
-            )
-        elif "Depthwise" in kind or argument.startswith("depthwise"):
-            yield Finding(
-                "no-binary-op",
-                path,
-                "LCE has no binary depthwise convolution: it will run in float",
-                "Use QuantConv2D, or leave this layer float on purpose.",
-            )
-        elif kind not in ("QuantConv2D", "QuantDense"):
-            yield Finding(
-                "no-binary-op",
-                path,
-                f"LCE has no binary op for {kind}: it will run in float",
-                "Build it from QuantConv2D layers.",
-            )
-        elif getattr(layer, "groups", 1) > 1:
-            yield Finding(
-                "groups",
-                path,
-                f"it has {layer.groups} groups, for which LCE has no fast kernel: below {WORD} "
-                "channels a group it will run in float, above it will not convert",
-                "Build it with groups=1.",
-            )
+        found = obstacle(layer, argument)
+        if found is not None and found.code == "zero-scale":
+            yield Finding(found.code, path, found.reason, _sentence(found.fix))
+        elif found is not None and found.mended_by is None:
+            refused = found.code == "groups" and channels % WORD == 0
+            outcome = "convert refuses it" if refused else "it will run in float"
+            yield Finding(found.code, path, f"{found.reason}: {outcome}", _sentence(found.fix))
         elif channels > WORD and -channels % WORD >= channels / 4:
             words = -(-channels // WORD)
             yield Finding(
@@ -348,6 +337,10 @@ def _deployment(path: str, layer: Layer) -> Iterator[Finding]:
             )
 
 
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def _padding(path: str, layer: Layer) -> Iterator[Finding]:
     pad = getattr(layer, "pad_values", None)
     if (
@@ -356,13 +349,12 @@ def _padding(path: str, layer: Layer) -> Iterator[Finding]:
         and layer.padding == "same"
         and max(layer.kernel_size) > 1
         and not tf.is_tensor(pad)
-        and pad != 1
+        and pad == 0
     ):
-        cost = "the layer before cannot hand bits on in LCE" if pad == 0 else "it will run in float"
         yield Finding(
             "pad-values",
             path,
-            f"pads ±1 activations with {pad}, so {cost}",
+            "pads ±1 activations with 0, so the layer before cannot hand bits on in LCE",
             "Set pad_values=1.0.",
         )
 
@@ -409,23 +401,15 @@ def _missing_batch_norm(path: str, layer: Layer) -> Iterator[Finding]:
 
 def _signs_behind(layer: Layer) -> Iterator[str]:
     """Names of layers whose sign sees this layer's output through nothing but passing layers."""
-    if getattr(layer, "activation", None) not in (None, tf.keras.activations.linear):
+    passes = type(layer) in _PASS
+    if not passes and getattr(layer, "activation", None) not in _NO_ACTIVATION:
         return
     for node in layer.outbound_nodes:
         behind = node.outbound_layer
         if getattr(behind, "input_quantizer", None) is not None:
             yield behind.name
         elif type(behind) in _PASS:
-            yield from _signs_behind_passing(behind)
-
-
-def _signs_behind_passing(layer: Layer) -> Iterator[str]:
-    for node in layer.outbound_nodes:
-        behind = node.outbound_layer
-        if getattr(behind, "input_quantizer", None) is not None:
-            yield behind.name
-        elif type(behind) in _PASS:
-            yield from _signs_behind_passing(behind)
+            yield from _signs_behind(behind)
 
 
 def _dead_input(path: str, layer: Layer) -> Iterator[Finding]:
@@ -576,6 +560,26 @@ def _decay(layers: list[tuple[str, Layer]], optimizer: Any) -> Iterator[Finding]
                     "do not: they outgrow the latents and freeze the signs",
                     "Leave base_point_decay at None, which means the same as latent_decay.",
                 )
+
+
+def _asked_flips(optimizer: GeodesicSGD, steps: int) -> Iterator[Finding]:
+    """Flips are set here, not a consequence of rate and decay: only the number can be wrong."""
+    asked = optimizer._learning_rate
+    if isinstance(asked, tf.keras.optimizers.schedules.LearningRateSchedule):
+        highest = max(float(asked(step)) for step in np.linspace(0, steps - 1, 64).astype(int))
+    else:
+        highest = float(asked)
+    highest = round(highest, 6)  # 5 % in float32 is a little more
+    if ASKED_FROM <= highest <= ASKED_TO:
+        return
+    few = highest < ASKED_FROM
+    yield Finding(
+        "starved-of-flips" if few else "too-many-flips",
+        "optimizer",
+        f"GeodesicSGD asks for {highest:.2%} of the weights to flip per step at most: the signs "
+        + ("hardly move" if few else "do not settle"),
+        f"Set flip_rate between {ASKED_FROM:.1%} and {ASKED_TO:.0%}, falling to 0.",
+    )
 
 
 def _activations(

@@ -7,7 +7,7 @@ plain Larq model that remains, `unfold` goes the other way, `binary_weights` han
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -63,7 +63,9 @@ def fold(model: tf.keras.Model) -> tf.keras.Model:
                 if type(plain) is not type(variable.quantizer):
                     config[argument] = plain
                 kernels.append((layer, rebuilding.QUANTIZED_KERNELS[argument], value))
-        if _is_foreign_plain_sign(layer):
+        quantizer = getattr(layer, "input_quantizer", None)
+        foreign = quantizer is not None and not _is_larqs(quantizer)
+        if foreign and input_quantizer_gives(layer) == "sign":
             config["input_quantizer"] = larq_quantizers.SteSign(name="ste_sign")
 
     folded, pairs = rebuilding.rebuild(model, edit, call="fold(model)")
@@ -204,21 +206,27 @@ def _is_larqs(quantizer: Any) -> bool:
     return quantizer.__module__.startswith("larq.")
 
 
-def _is_foreign_plain_sign(layer: Layer) -> bool:
-    """Whether a layer's input quantizer, not one of Larq's, gives the plain sign at inference.
+def input_quantizer_gives(layer: Layer) -> Literal["sign", "signs", "other values"]:
+    """What a layer's input quantizer gives at inference, asked on numbers of all sizes and zeros.
 
-    It is asked, on numbers of all sizes, zeros among them.
+    # Returns
+        `"sign"`: of its input, with +1 for 0; `"signs"`: ±1 in another way, such as the sign of
+        the deviation from a mean; or `"other values"`.
     """
-    quantizer = getattr(layer, "input_quantizer", None)
-    if quantizer is None or _is_larqs(quantizer):
-        return False
+    try:
+        shape = layer.get_input_shape_at(0)
+    except (AttributeError, RuntimeError):  # in a subclassed model a layer knows its rank only
+        spec = layer.input_spec
+        shape = [None] * ((spec.ndim or spec.min_ndim) - 1) + [spec.axes[-1]]
+    shape = [2, *(n or 8 for n in shape[1:])]
     rng = np.random.default_rng(0)
-    shape = [2, *(n or 8 for n in layer.get_input_shape_at(0)[1:])]
     x = rng.normal(0.5, 1.0, shape) * 10.0 ** rng.integers(-6, 3, shape)
     x *= rng.random(shape) > 0.1
-    dtype = layer.compute_dtype
-    signs = tf.cast(quantizer(tf.cast(x, dtype)), tf.float32).numpy()
-    return np.array_equal(signs, np.where(x.astype(tf.as_dtype(dtype).as_numpy_dtype) < 0, -1, 1))
+    x = tf.cast(x, layer.compute_dtype)
+    signs = tf.cast(layer.input_quantizer(x), tf.float32).numpy()
+    if np.array_equal(signs, np.where(x.numpy() < 0, -1, 1)):
+        return "sign"
+    return "signs" if rebuilding.is_plus_minus_one(signs) else "other values"
 
 
 def _with_signs(latent: np.ndarray, binary: np.ndarray) -> np.ndarray:

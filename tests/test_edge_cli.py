@@ -216,7 +216,7 @@ def test_doctor_on_recipes(capsys):
 def test_doctor_says_what_is_alike_once(capsys):
     assert main(["doctor", "cifar10-resnet18-w1a32"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("s1b1c1, s1b1c2, s1b2c1 and 13 more: its weights are binary and")
+    assert lines[0].startswith("s1b1c1, s1b1c2, s1b2c1 and 13 more: its inputs are float, and LCE")
     assert lines[-1] == "16 findings" and len(lines) == 3
 
 
@@ -227,6 +227,21 @@ def test_doctor_on_a_model_file(folder, tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "net.keras")]) == 1
     text = capsys.readouterr().out
     assert "[pad-values]\n    Set pad_values=1.0." in text and text.endswith("1 finding\n")
+
+
+def test_doctor_on_a_run_tells_what_was_found_in_training(tmp_path, capsys):
+    run = tmp_path / "run"
+    digits_net().save(run, save_format="tf")
+    flips = {"predicted_per_step": 0.01, "measured_per_step": 0.001}
+    (run / "results.json").write_text(json.dumps({"flips": flips}))
+    assert main(["doctor", str(run)]) == 1
+    assert "0.10% of the weights flipped per step, 1.00% were predicted" in capsys.readouterr().out
+    found = {"code": "never-flips", "where": "conv1", "message": "not one flipped", "fix": "Look."}
+    flips["measured_per_step"] = 0.01
+    (run / "results.json").write_text(json.dumps({"flips": flips, "findings": [found]}))
+    assert main(["doctor", str(run)]) == 1
+    text = capsys.readouterr().out
+    assert text == "conv1: not one flipped [never-flips]\n    Look.\n1 finding\n"
 
 
 @pytest.mark.parametrize("command", ["convert", "report", "predict", "benchmark", "doctor"])

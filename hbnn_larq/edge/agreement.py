@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import larq as lq
 import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import rebuilding
 from hbnn_larq.edge.flatbuffer import Op, TFLiteFile, unpack_bits
 from hbnn_larq.edge.metadata import strip
+from hbnn_larq.edge.obstacles import SIGN_QUANTIZERS
 from hbnn_larq.edge.running import Interpreter, as_inputs
 from hbnn_larq.rebuilding import Layer
 
@@ -44,7 +44,6 @@ DRAWS = 2  # for each batch of images: a single one may cancel by chance
 # (0.7 % of the largest logit on the digits, 2 % on untrained nets): it tells gross faults only;
 # weights are compared by themselves.
 LOGITS_INT8 = 0.05
-_SIGN_LAYERS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
 
 
 @dataclass(frozen=True)
@@ -401,13 +400,13 @@ def _passing(quantizer: Any, signs: tf.Tensor) -> Iterator[None]:
 
 def _is_more_than_a_sign(quantizer: Any) -> bool:
     """Whether it may give another sign than its input has; a plain one leaves ±1 as it is."""
-    return quantizer is not None and not isinstance(quantizer, _SIGN_LAYERS)
+    return quantizer is not None and not isinstance(quantizer, SIGN_QUANTIZERS)
 
 
 def _is_sign(layer: Layer) -> bool:
     name = getattr(getattr(layer, "activation", None), "__name__", "")
     is_activation = type(layer) is tf.keras.layers.Activation
-    return isinstance(layer, _SIGN_LAYERS) or (
+    return isinstance(layer, SIGN_QUANTIZERS) or (
         is_activation and name in ("ste_sign", "approx_sign")
     )
 

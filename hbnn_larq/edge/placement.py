@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import larq as lq
 import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import rebuilding
 from hbnn_larq.edge.flatbuffer import BINARY_CONV, Op, unpack_bits
+from hbnn_larq.edge.obstacles import obstacle
 from hbnn_larq.rebuilding import Layer
 
 FLOAT_OPS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 ALIKE = 0.75  # below this similarity an op does not carry a kernel at all
 ROUNDED = 1e-6  # share of a filter's largest weight: a fused batch norm rounds each a few times
 ROUNDED_INT8 = 0.6  # steps: half a one, and the factor is only nearly known
-SIGN_QUANTIZERS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
 
 
 @dataclass
@@ -47,11 +45,6 @@ class Kernel:
     def layer_channels(self) -> int:
         """Input channels that one filter reads; the file packs 32 of them into a word."""
         return next(iter(_input_channels(self)), 1)
-
-    @property
-    def is_sign(self) -> bool:
-        """±alpha per channel with no zero: what a binary convolution can carry."""
-        return bool(np.all(self.rows)) and rebuilding.is_scaled_sign(self.rows)
 
 
 def kernels(model: tf.keras.Model) -> list[Kernel]:
@@ -187,72 +180,15 @@ def wrong_weights(kernel: Kernel) -> str | None:
 
 def why_float(kernel: Kernel) -> tuple[str, str]:
     """(reason, fix) for a 1-bit kernel that the file does not compute with a binary op."""
-    layer = kernel.layer
-    kind = type(layer).__name__
-    quantizer = getattr(layer, "input_quantizer", None)
-    if quantizer is None:
-        return (
-            "its inputs are float, and LCE has no op for 1-bit weights with float inputs, so the "
-            "weights are stored as floats",
-            'input_quantizer="approx_sign"; a weight-only binary net saves nothing in LCE',
-        )
-    if kind == "QuantDense" and not isinstance(quantizer, SIGN_QUANTIZERS):
-        return (
-            "LCE has no binary dense op, and dense_to_conv knows plain signs only, not "
-            f"{_name(quantizer)}",
-            'put what it does before its sign into a layer of its own and use "ste_sign", or use '
-            "a 1x1 QuantConv2D",
-        )
-    if kind == "QuantDense":
-        return (
-            "LCE has no binary dense op",
-            'leave the rewrite "dense_to_conv" on in convert(), or use a 1x1 QuantConv2D',
-        )
-    if "Depthwise" in kind or (kernel.argument or "").startswith("depthwise"):
-        return (
-            "LCE has no binary depthwise convolution",
-            "use a QuantConv2D with groups=1, or keep this layer float on purpose",
-        )
-    if kind != "QuantConv2D":
-        return f"LCE has no binary op for {kind}", "build it from QuantConv2D layers"
-    name = _name(quantizer)
-    if not isinstance(quantizer, SIGN_QUANTIZERS) and name not in ("ste_sign", "approx_sign"):
-        return (
-            f"its input quantizer {name} does not give ±1 the way LCE recognizes it",
-            'input_quantizer="approx_sign" or "ste_sign"; in your own, use larq.math.sign, and no '
-            "scale that depends on the data: the batch norm behind the layer has one per channel",
-        )
-    if layer.groups > 1:
-        return (
-            f"it is grouped, {kernel.layer_channels} input channels per group; LCE has no fast "
-            "kernel for groups",
-            "groups=1",
-        )
-    if layer.padding == "same" and layer.pad_values not in (0, 1):
-        return f"it pads with {layer.pad_values}; LCE knows +1 and 0", "pad_values=1.0"
-    if layer.data_format == "channels_first":
-        return "its channels come first", 'data_format="channels_last"'
-    zeros = int(np.sum(np.all(kernel.rows == 0, axis=1)))
-    if zeros:
-        return (
-            f"the scale of {zeros} of {len(kernel.rows)} output channels is 0, and one such "
-            "channel sends the whole layer to float",
-            'leave the rewrite "split_scales" on in convert(), or keep scales away from 0',
-        )
-    if not kernel.is_sign:
-        return (
-            "its kernel is not a sign times one factor per output channel",
-            'use a sign quantizer for the kernel, such as "hyperbolic" or "ste_sign"',
-        )
+    assert kernel.argument is not None
+    found = obstacle(kernel.layer, kernel.argument)
+    if found is not None:
+        return found.reason, found.fix
     return (
         "the converter did not recognize it",
         "compare the layer with one that converts: QuantConv2D with signs for input and kernel, "
         "padding 'same' with pad_values=1.0 or 'valid'",
     )
-
-
-def _name(quantizer: Any) -> str:
-    return getattr(quantizer, "__name__", type(quantizer).__name__)
 
 
 def op_counts(ops: list[Op]) -> Mapping[str, int]:

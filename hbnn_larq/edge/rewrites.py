@@ -18,12 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import rebuilding
+from hbnn_larq.edge.obstacles import SIGN_QUANTIZERS, ZERO_SCALE
 from hbnn_larq.rebuilding import Config, Layer
 
 __all__ = ["REWRITES", "Rewrite", "rewrite"]
 
-_SIGNS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
-ZERO_SCALE = 1.2e-7  # at and below it LCE takes a factor for 0
 # sign(f(x)) = sign(x) for these, zero included.
 _KEEP_SIGN = {"hard_tanh", "tanh", "softsign", "leaky_tanh"}
 # Layers that only choose or move values: max(f(x)) = f(max(x)) for a rising f with f(0) = 0.
@@ -146,7 +145,7 @@ def dense_to_conv(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     if type(layer) is not lq.layers.QuantDense or len(layer.input_shape) != 2:
         return None
     parts = _signs_and_scale(layer)
-    if parts is None or not isinstance(layer.input_quantizer, _SIGNS):
+    if parts is None or not isinstance(layer.input_quantizer, SIGN_QUANTIZERS):
         return None
     signs, scale = parts
     inputs, units = signs.shape
@@ -272,7 +271,7 @@ def _consumers(layer: Layer) -> Iterator[bool]:
         yield False  # an output of its model, or a layer called in several places
     for node in layer.outbound_nodes:
         consumer = node.outbound_layer
-        if isinstance(getattr(consumer, "input_quantizer", None), _SIGNS):
+        if isinstance(getattr(consumer, "input_quantizer", None), SIGN_QUANTIZERS):
             yield True
         elif isinstance(consumer, _LET_SIGN_THROUGH):
             yield _only_signs_see(consumer)

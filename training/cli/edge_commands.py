@@ -237,13 +237,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
         if (folder / "recipe.json").exists():
             recipe = Recipe.from_json((folder / "recipe.json").read_text())
     images = None if dataset is None else dataset.normalize(dataset.test.images[:IMAGES])
-    findings = doctor.examine(model, images=images)
+    optimizer, rates = None, None
     if recipe is not None and recipe.binary_weights:
         count = data.training_images(recipe.dataset)
         optimizer = models.build_optimizer(recipe, count)
         rates = recipe.learning_rates(count).tolist()
-        findings = doctor.examine(model, optimizer=optimizer, learning_rates=rates, images=images)
-        findings += doctor.examine_epoch({}, {}, **_flips(folder))
+    findings = doctor.examine(model, optimizer=optimizer, learning_rates=rates, images=images)
+    findings += _found_in_training(folder)
     if arguments.json:
         print(doctor.to_json(findings))
     else:
@@ -271,13 +271,19 @@ def _bundled(name: str) -> Dataset | None:
     return data.load(name) if name in ("digits", "generated") else None
 
 
-def _flips(folder: Path) -> dict[str, float]:
-    """What the law predicted for a finished run, and what was measured."""
+def _found_in_training(folder: Path) -> list[Any]:
+    """What a finished run says of itself: findings of its first epochs, flips over all of it."""
+    from hbnn_larq import doctor
+
     path = folder / "results.json"
-    flips = json.loads(path.read_text()).get("flips") if path.exists() else None
-    if not flips:
-        return {}
-    return {"predicted": flips["predicted_per_step"], "measured": flips["measured_per_step"]}
+    results = json.loads(path.read_text()) if path.exists() else {}
+    findings = [doctor.Finding(**finding) for finding in results.get("findings") or []]
+    flips = results.get("flips")
+    if flips and not any(finding.code == "flips-off-the-law" for finding in findings):
+        findings += doctor.examine_epoch(
+            {}, {}, predicted=flips["predicted_per_step"], measured=flips["measured_per_step"]
+        )
+    return findings
 
 
 def _load(path: str, data_name: str | None) -> tuple[Any, Dataset | None]:
