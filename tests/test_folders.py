@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from micro import micro_model
 
-from hbnn_larq.training import data, folders
+from hbnn_larq.training import data, folders, run
+from hbnn_larq.training.recipe import Recipe
 
 from PIL import Image  # isort: skip
 
@@ -162,5 +164,40 @@ def test_imagenet_layouts_that_do_not_fit_are_named(imagenet, monkeypatch, tmp_p
     monkeypatch.setattr(folders, "IMAGENET_CLASSES", 1000)
     with pytest.raises(ValueError, match="2 classes in train and 2 in val; both need the same 1,0"):
         data.load("imagenet", imagenet)
-    with pytest.raises(ValueError, match=r"no folder .*train. .*train/CLASS.*image-net.org"):
+    with pytest.raises(
+        ValueError, match=r"elsewhere holds neither train and val nor .*train/CLASS"
+    ):
         data.load("imagenet", tmp_path / "elsewhere")
+
+
+def test_broken_imagenet_files_are_named_when_they_come_up(imagenet, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "build_model", micro_model)
+    broken = imagenet / "train" / "n02" / "3.JPEG"
+    broken.write_bytes(broken.read_bytes()[:400])
+    loaded = data.load("imagenet", imagenet, image_size=16)
+    recipe = Recipe(
+        name="tiny", source="a test", dataset="imagenet", model="vgg_small", batch_size=1,
+        kernel_quantizer="ste_sign",
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"step \d+: .*n02/3.JPEG cannot be read .*unreadable skip"
+    ):
+        run.fit(recipe, tmp_path / "run", dataset=loaded, say=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda whole: whole[:400], lambda whole: b"", lambda whole: b"x"]
+)
+def test_broken_imagenet_files_are_skipped_with_a_count(imagenet, spoil):
+    for name in ("train/n02/3.JPEG", "val/n01/0.JPEG"):
+        (imagenet / name).write_bytes(spoil((imagenet / name).read_bytes()))
+    lines = []
+    loaded = data.load("imagenet", imagenet, unreadable="skip", say=lines.append)
+    assert [len(s) for s in (loaded.train, loaded.validation, loaded.test)] == [9, 0, 5]
+    assert not any(path.endswith("n02/3.JPEG") for path in loaded.train.paths)
+    assert lines == [
+        "looking at 10 files",
+        f"skipped 1 unreadable files, the first {imagenet / 'train/n02/3.JPEG'}",
+        "looking at 6 files",
+        f"skipped 1 unreadable files, the first {imagenet / 'val/n01/0.JPEG'}",
+    ]

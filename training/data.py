@@ -14,9 +14,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
+
+from hbnn_larq.training.tfrecords import RecordSplit
 
 __all__ = [
     "Augmentation",
@@ -31,6 +34,7 @@ __all__ = [
     "steps_per_epoch",
     "training_batches",
     "training_images",
+    "unreadable_image",
 ]
 
 
@@ -97,6 +101,19 @@ class FileSplit:
             self, paths=tuple(self.paths[i] for i in indices), labels=self.labels[indices]
         )
 
+    def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """A function that gives the encoded image at a position, in a graph."""
+        paths = tf.constant(self.paths, tf.string, shape=[len(self)])
+        return lambda index: tf.io.read_file(paths[index])
+
+    def name_of(self, index: int) -> str:
+        """Where an image is, for messages."""
+        return self.paths[index]
+
+
+OnDisk: TypeAlias = FileSplit | RecordSplit
+AnySplit: TypeAlias = Split | OnDisk
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -129,9 +146,9 @@ class Dataset:
     """
 
     name: str
-    train: Split | FileSplit
-    validation: Split | FileSplit
-    test: Split | FileSplit
+    train: AnySplit
+    validation: AnySplit
+    test: AnySplit
     num_classes: int
     mean: tuple[float, ...]
     scale: tuple[float, ...]
@@ -329,14 +346,14 @@ def load(
     | `textures` | made-up, see `hbnn_larq.training.textures` | none |
     | `generated`, `generated-HxWxC-K` | made-up, K classes, images of H x W x C | none |
     | `cifar10`, `cifar100` | see `hbnn_larq.training.cifar` | of the official archive, or none |
-    | `imagenet` | see `hbnn_larq.training.folders` | holds `train` and `val` |
+    | `imagenet` | see `hbnn_larq.training.folders` | of its pictures, or prepared, or none |
     | `pictures` | your own, see `hbnn_larq.training.folders` | holds one folder per class |
 
     # Arguments
         name: one of these.
         folder: where its files are.
         image_size: side in pixels, for `imagenet` and `pictures`.
-        unreadable: "error" or "skip" files that are no pictures, for `pictures`.
+        unreadable: "error" or "skip" files that are no pictures, in folders of pictures.
         say: called with what is worth knowing while loading.
 
     # Raises
@@ -360,11 +377,11 @@ def load(
     if name in ("imagenet", "pictures"):
         from hbnn_larq.training import folders
 
-        if folder is None:
-            raise ValueError(f"{name}: say where its files are with --data FOLDER.")
         size = {} if image_size is None else {"size": image_size}
         if name == "imagenet":
-            return folders.imagenet(folder, **size)
+            return folders.imagenet(folder, unreadable=unreadable, say=say, **size)
+        if folder is None:
+            raise ValueError(f"{name}: say where its files are with --data FOLDER.")
         return folders.pictures(folder, unreadable=unreadable, say=say, **size)
     close = difflib.get_close_matches(name, dataset_names(), n=3, cutoff=0.3) or dataset_names()
     raise ValueError(f'no data set "{name}". Closest: {", ".join(close)}.')
@@ -442,15 +459,38 @@ def training_batches(
     )
 
 
+def unreadable_image(dataset: Dataset, *, batch_size: int, seed: int, step: int) -> str | None:
+    """Where the image is for which a training batch could not be made, if there is one.
+
+    # Arguments
+        dataset, batch_size, seed: as for `training_batches`.
+        step: number of the batch.
+    """
+    split = dataset.train
+    if isinstance(split, Split):
+        return None
+    epoch, inside = divmod(step, steps_per_epoch(dataset, batch_size))
+    order = tf.random.experimental.stateless_shuffle(
+        tf.range(len(split), dtype=tf.int64), seed=tf.constant([seed, epoch], tf.int64)
+    )
+    read = split.reader()
+    for index in order[inside * batch_size :][:batch_size].numpy():
+        try:
+            _decode(read(tf.constant(index)))
+        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+            return split.name_of(index)
+    return None
+
+
 def evaluation_batches(
-    dataset: Dataset, split: Split | FileSplit, *, batch_size: int = 250
+    dataset: Dataset, split: AnySplit, *, batch_size: int = 250
 ) -> tf.data.Dataset:
     """One pass over a split in order, normalised and without augmentation."""
     content: tf.data.Dataset
-    if isinstance(split, FileSplit):
-        paths = tf.constant(split.paths, tf.string, shape=[len(split)])
-        content = tf.data.Dataset.from_tensor_slices((paths, split.labels)).map(
-            lambda path, label: (_centre_crop(_decode(path), split), label),
+    if not isinstance(split, Split):
+        read, on_disk = split.reader(), split
+        content = tf.data.Dataset.from_tensor_slices((np.arange(len(split)), split.labels)).map(
+            lambda index, label: (_centre_crop(_decode(read(index)), on_disk), label),
             num_parallel_calls=2,
             deterministic=True,
         )
@@ -464,17 +504,17 @@ def evaluation_batches(
 
 
 def _training_images(
-    split: Split | FileSplit, augmentation: Augmentation
+    split: AnySplit, augmentation: Augmentation
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """(indices, seed) -> raw float32 images, cropped, shifted and mirrored."""
-    if isinstance(split, FileSplit):
-        paths = tf.constant(split.paths, tf.string)
+    if not isinstance(split, Split):
+        read, on_disk = split.reader(), split
 
         def decode(chosen: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             def crop(place: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
                 index, number = place
                 return _random_crop(
-                    _decode(paths[index]), split, tf.add(seed, [number * (1 << 33), 0])
+                    _decode(read(index)), on_disk, tf.add(seed, [number * (1 << 33), 0])
                 )
 
             numbers = tf.range(tf.shape(chosen, tf.int64)[0])
@@ -490,13 +530,13 @@ def _training_images(
     return gather
 
 
-def _decode(path: tf.Tensor) -> tf.Tensor:
-    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+def _decode(encoded: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
     return image
 
 
-def _random_crop(image: tf.Tensor, split: FileSplit, seed: tf.Tensor) -> tf.Tensor:
+def _random_crop(image: tf.Tensor, split: OnDisk, seed: tf.Tensor) -> tf.Tensor:
     """A random 8 to 100 % of the area, between 3:4 and 4:3, resized."""
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),
@@ -510,7 +550,7 @@ def _random_crop(image: tf.Tensor, split: FileSplit, seed: tf.Tensor) -> tf.Tens
     return tf.ensure_shape(tf.image.resize(cropped, split.image_shape[:2]), split.image_shape)
 
 
-def _centre_crop(image: tf.Tensor, split: FileSplit) -> tf.Tensor:
+def _centre_crop(image: tf.Tensor, split: OnDisk) -> tf.Tensor:
     """Shorter side scaled to `split.resize`, middle cropped."""
     height, width, _ = split.image_shape
     sides = tf.cast(tf.shape(image)[:2], tf.float32)

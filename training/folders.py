@@ -7,14 +7,17 @@ images are decoded, cropped and resized in each epoch.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from hbnn_larq.training import tfrecords
 from hbnn_larq.training.data import (
     IMAGENET_MEAN,
     IMAGENET_SCALE,
+    AnySplit,
     Augmentation,
     Dataset,
     FileSplit,
@@ -118,32 +121,74 @@ def pictures(
     )
 
 
-def imagenet(folder: str | Path, *, size: int = 224, num_classes: int | None = None) -> Dataset:
-    """ImageNet as `folder/train/CLASS/*.JPEG` and `folder/val/CLASS/*.JPEG`.
+def imagenet(
+    folder: str | Path | None = None,
+    *,
+    size: int = 224,
+    num_classes: int | None = None,
+    unreadable: str = "error",
+    say: Callable[[str], None] = print,
+) -> Dataset:
+    """ImageNet (ILSVRC 2012), from folders of pictures or as tensorflow-datasets prepared it.
 
     Training images: a random crop of 8 to 100 % of the area, resized, mirrored at random.
     Evaluation: shorter side scaled to 8/7 of the size, centre crop.
 
     # Arguments
-        folder: holds `train` and `val`.
+        folder: holds `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`, or `imagenet2012` of
+            tensorflow-datasets. None for the folder of tensorflow-datasets (the environment
+            variable TFDS_DATA_DIR, else ~/tensorflow_datasets).
         size: side of the square that the network sees.
-        num_classes: how many class folders there must be; 1,000 by default.
+        num_classes: how many classes there must be; 1,000 by default.
+        unreadable: "error" to stop when a file that is no whole picture comes up, "skip" to look
+            at every file of the folders beforehand, which takes minutes, and leave such out.
+        say: called with what is worth knowing while loading.
 
     # Returns
         A `Dataset` whose images stay on disk. `val` is its test split; no validation split.
 
     # Raises
-        ValueError: where a folder is missing or the classes do not match.
+        ValueError: where files are missing, with both ways to provide them, or the classes do not
+            match.
     """
-    folder = Path(folder)
+    asked = folder is not None
+    folder = Path(folder or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     expected = IMAGENET_CLASSES if num_classes is None else num_classes
-    for name in ("train", "val"):
-        if not (folder / name).is_dir():
-            raise ValueError(
-                f"imagenet: there is no folder {folder / name}. Unpack the official archives so "
-                "that --data FOLDER holds train/CLASS/*.JPEG and val/CLASS/*.JPEG; ImageNet can "
-                "only be downloaded with an account at image-net.org."
-            )
+    if unreadable not in ("error", "skip"):
+        raise ValueError(f'imagenet(unreadable={unreadable!r}): "error" or "skip".')
+    train: AnySplit
+    test: AnySplit
+    if all((folder / name).is_dir() for name in ("train", "val")):
+        names, train, test = _from_folders(folder, size, expected)
+        if unreadable == "skip":
+            train, test = (_only_whole(split, say) for split in (train, test))
+    elif place := tfrecords.prepared(folder):
+        names, train, test = _from_records(place, size, expected, say)
+    else:
+        looked = "" if asked else "no folder was given, and "
+        raise ValueError(
+            f"imagenet: {looked}{folder} holds neither train and val nor imagenet2012. It can only "
+            "be downloaded with an account at image-net.org. Two ways: unpack the archives, so "
+            "that --data FOLDER holds train/CLASS/*.JPEG and val/CLASS/*.JPEG; or put the two .tar "
+            "files into ~/tensorflow_datasets/downloads/manual, run `tfds build imagenet2012` and "
+            "pass no --data."
+        )
+    return Dataset(
+        name="imagenet",
+        train=train,
+        validation=train.chosen(np.arange(0)),
+        test=test,
+        num_classes=expected,
+        mean=IMAGENET_MEAN,
+        scale=IMAGENET_SCALE,
+        augmentation=Augmentation(flip=True),
+        class_names=names,
+    )
+
+
+def _from_folders(
+    folder: Path, size: int, expected: int
+) -> tuple[tuple[str, ...], FileSplit, FileSplit]:
     train, test = _listed(folder / "train"), _listed(folder / "val")
     names = tuple(sorted(train))
     if len(names) != expected or tuple(sorted(test)) != names:
@@ -155,24 +200,58 @@ def imagenet(folder: str | Path, *, size: int = 224, num_classes: int | None = N
     def split(classes: dict[str, list[Path]]) -> FileSplit:
         return FileSplit(
             paths=tuple(str(path) for name in names for path in classes[name]),
-            labels=np.concatenate(
-                [np.full(len(classes[name]), label) for label, name in enumerate(names)]
-            ).astype(np.int64),
+            labels=np.repeat(np.arange(len(names)), [len(classes[name]) for name in names]),
             image_shape=(size, size, 3),
             resize=size * 8 // 7,
         )
 
-    return Dataset(
-        name="imagenet",
-        train=split(train),
-        validation=FileSplit((), np.zeros(0, np.int64), (size, size, 3), size * 8 // 7),
-        test=split(test),
-        num_classes=expected,
-        mean=IMAGENET_MEAN,
-        scale=IMAGENET_SCALE,
-        augmentation=Augmentation(flip=True),
-        class_names=names,
-    )
+    return names, split(train), split(test)
+
+
+def _only_whole(split: FileSplit, say: Callable[[str], None]) -> FileSplit:
+    """The split without files that are no pictures, or pictures that break off."""
+    say(f"looking at {len(split):,} files")
+    whole = np.array([_is_whole(path) for path in split.paths])
+    if not whole.all():
+        first = split.paths[int(np.argmin(whole))]
+        say(f"skipped {np.sum(~whole)} unreadable files, the first {first}")
+    return split.chosen(np.flatnonzero(whole))
+
+
+def _is_whole(path: str) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            picture.verify()
+            if picture.format != "JPEG":
+                return True
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - 4096))
+            return b"\xff\xd9" in file.read()  # the mark at the end of a JPEG
+    except (OSError, SyntaxError):
+        return False
+
+
+def _from_records(
+    place: Path, size: int, expected: int, say: Callable[[str], None]
+) -> tuple[tuple[str, ...], tfrecords.RecordSplit, tfrecords.RecordSplit]:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise ValueError(
+            f"imagenet: {place} was prepared by tensorflow-datasets, which is not installed: "
+            'pip install "hbnn_larq[data]"'
+        ) from None
+    builder = tfds.builder_from_directory(str(place))
+    names = tuple(builder.info.features["label"].names)
+    if len(names) != expected:
+        raise ValueError(f"imagenet: {place} has {len(names)} classes, not {expected:,}.")
+    splits = [
+        tfrecords.read_split(place, builder, which, size=size, say=say)
+        for which in ("train", "validation")
+    ]
+    return names, splits[0], splits[1]
 
 
 def _listed(folder: Path) -> dict[str, list[Path]]:
@@ -180,9 +259,7 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}.")
     classes = {
-        entry.name: sorted(
-            path for path in entry.iterdir() if path.suffix.lower() in ENDINGS and path.is_file()
-        )
+        entry.name: _pictures_in(entry)
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
     }
@@ -197,6 +274,17 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
                 f"{folder / name} holds no picture. Known endings: {', '.join(ENDINGS)}."
             )
     return classes
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    # The entries know what they are: no further question to the disk for each of a million files.
+    with os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in ENDINGS and entry.is_file()
+        ]
+    return [folder / name for name in sorted(names)]
 
 
 def _divided(classes: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]]:

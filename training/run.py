@@ -279,7 +279,7 @@ class _Run:
             first_step=self.step,
         )
         before = self.counter.signs()
-        for images, labels in batches:
+        for images, labels in self._readable(batches):
             if self.step % self.steps_per_epoch == 0:
                 begin_epoch(self.model, self.step // self.steps_per_epoch, self.recipe.epochs)
             count = self.step % self.flips_every == 0
@@ -315,6 +315,29 @@ class _Run:
                     f"{self.workdir}. Run the same command again to go on."
                 )
         self.seconds += time.monotonic() - self.started
+
+    def _readable(self, batches: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        iterator = iter(batches)
+        while True:
+            try:
+                batch = next(iterator, None)
+            except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+                bad = data.unreadable_image(
+                    self.dataset,
+                    batch_size=self.recipe.batch_size,
+                    seed=self.recipe.seed,
+                    step=self.step,
+                )
+                if bad is None:
+                    raise
+                raise ValueError(
+                    f"step {self.step:,}: {bad} cannot be read as a picture. Mend or remove it, or "
+                    "leave such files out with --unreadable skip. The last checkpoint in "
+                    f"{self.workdir} is good."
+                ) from None
+            if batch is None:
+                return
+            yield batch
 
     def _fail(self, images: tf.Tensor, labels: tf.Tensor, loss: float) -> None:
         where = first_non_finite(self.model, images.numpy())
