@@ -187,6 +187,26 @@ def test_a_saved_model_too(alias, tmp_path, rng):
     np.testing.assert_array_equal(tf.keras.models.load_model(tmp_path / "model")(x), model(x))
 
 
+def test_names_follow_the_layer(tmp_path):
+    """A checkpoint finds variables by name, and an .h5 file needs them unique in a nested model."""
+    image = tf.keras.Input((6, 6, 2))
+    x = image
+    for name in ("a", "b"):
+        x = lq.layers.QuantConv2D(
+            4, 3, input_quantizer="ede_sign", kernel_quantizer="irnet", use_bias=False, name=name
+        )(x)
+    inner = tf.keras.Model(image, x)
+    outer_image = tf.keras.Input((6, 6, 2))
+    model = tf.keras.Model(outer_image, inner(outer_image))
+    assert [w.name for w in model.non_trainable_weights] == [
+        "a/kernel_progress:0", "a/input_progress:0", "b/kernel_progress:0", "b/input_progress:0",
+    ]  # fmt: skip
+    rivals.begin_epoch(model, 1, 4)
+    model.save(tmp_path / "nested.h5")
+    loaded = tf.keras.models.load_model(tmp_path / "nested.h5")
+    assert [float(q.progress) for q in rivals.scheduled_quantizers(loaded)] == [0.25] * 4
+
+
 def test_a_loaded_quantizer_knows_its_layer(tmp_path, rng):
     """In a transposed convolution filters are not the last axis, after loading as before."""
     image = tf.keras.Input((5, 5, 3))

@@ -52,9 +52,10 @@ class ScheduledInputQuantizer(Scheduled, LayerQuantizer):
     """Base class of input quantizers with a schedule."""
 
     def build(self, input_shape) -> None:
-        # Not under this quantizer's own name, which counts up within a process: a checkpoint
-        # must find the variable by name.
-        with tf.name_scope(""):
+        # Named after the layer and not after this quantizer, whose name counts up within a
+        # process: a checkpoint must find the variable by name.
+        layer = tf.get_current_name_scope().rpartition("/")[0]
+        with tf.name_scope(f"{layer}/" if layer else ""):
             self.progress = self.add_state("input_progress", (), "zeros", trainable=False)
         super().build(input_shape)
 
