@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import larq as lq
 import numpy as np
@@ -262,3 +264,55 @@ def test_an_unknown_method_is_refused_before_training(tmp_path):
             tiny_recipe(epochs="1"), ["irnett", "ste_sign"], tmp_path, seeds=1,
             dataset=tiny_data(), say=lambda _: None,
         )  # fmt: skip
+
+
+# Every image stands twice in a batch, so each of two devices gets the same half: the weights must
+# agree with those of one device, float error aside. The clock moves in between.
+TWO_DEVICES = """
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import larq as lq
+from hbnn_larq import rivals
+from hbnn_larq.training import steps, strategies
+
+rng = np.random.default_rng(0)
+images = np.repeat(rng.normal(size=(6, 6, 6, 2)), 2, axis=0).astype("float32")
+labels = np.repeat(np.arange(6) % 3, 2)
+
+def train(strategy, kernel):
+    tf.keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = tf.keras.Sequential([
+            lq.layers.QuantConv2D(
+                8, 3, input_quantizer="ede_sign", kernel_quantizer=kernel, use_bias=False,
+                input_shape=(6, 6, 2),
+            ),
+            tf.keras.layers.BatchNormalization(momentum=0.9),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(3),
+        ])
+        optimizer = tf.keras.optimizers.SGD(0.05, 0.9)
+        optimizer.build(model.trainable_variables)
+    step = steps.TrainStep(model, optimizer, num_classes=3, strategy=strategy)
+    for epoch in range(4):
+        rivals.begin_epoch(model, epoch, 8)
+        assert step(tf.constant(images), tf.constant(labels)).finite
+    clocks = {float(q.progress.read_value()) for q in rivals.scheduled_quantizers(model)}
+    assert clocks == {0.375}, clocks
+    return [v.read_value().numpy() for v in model.variables if v.trainable]
+
+mirrored = strategies.make_strategy("mirrored")  # once: collectives are numbered by process
+mapped = lambda: rivals.Mapped("hyperbolic", "recu")
+for make in (lambda: "irnet", lambda: "recu", lambda: "rbnn", lambda: "slb", mapped):
+    one = train(tf.distribute.get_strategy(), make())
+    two = train(mirrored, make())
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+"""
+
+
+def test_two_devices_take_the_steps_of_one():
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
