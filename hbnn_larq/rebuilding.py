@@ -127,7 +127,10 @@ def load(path: str | os.PathLike[str], *, call: str) -> tf.keras.Model:
     if not Path(path).exists():
         raise FileNotFoundError(f"{call}: there is no file or folder {str(path)!r}.")
     try:
-        model = tf.keras.models.load_model(path, compile=False)
+        # Larq warns of starved weights for each sign kernel, whatever its weights: no news of this
+        # model. `hbnn_larq.doctor` looks at them.
+        with silenced("larq.layers_base"):
+            model = tf.keras.models.load_model(path, compile=False)
     except Exception as error:
         raise ValueError(
             f"{call}: {str(path)!r} is not a Keras model that can be loaded ({error}). A file that "

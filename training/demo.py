@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import edge, plots
+from hbnn_larq.edge.twins import plain_tflite
 from hbnn_larq.training import checkpoints, data, run
 from hbnn_larq.training.recipes import digits
 
@@ -145,7 +142,7 @@ def _ship(workdir: Path, dataset: data.Dataset) -> dict[str, Any]:
     report = edge.report(model, content, images)
     for name, text in (("report.json", report.to_json()), ("report.md", report.to_markdown())):
         checkpoints.atomic_write(workdir / name, lambda file, text=text: file.write(text.encode()))
-    float_content = _float_tflite(twin)
+    float_content = plain_tflite(twin)
     checkpoints.atomic_write(workdir / "float_twin.tflite", lambda file: file.write(float_content))
     predicted = np.argmax(edge.predict(content, images), axis=-1)
     agreement = report.agreement
@@ -165,23 +162,3 @@ def _ship(workdir: Path, dataset: data.Dataset) -> dict[str, Any]:
         "largest_difference": agreement.max_difference,
         "test_top1": 100 * float(np.mean(predicted == dataset.test.labels)),
     }
-
-
-def _float_tflite(model: tf.keras.Model) -> bytes:
-    """The float twin as an ordinary .tflite file."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    with tempfile.TemporaryFile() as log, _stderr_to(log.fileno()):
-        return converter.convert()
-
-
-@contextlib.contextmanager
-def _stderr_to(descriptor: int) -> Iterator[None]:
-    """Diverts what C++ writes to stderr: the converter's start-up log would bury the screen."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    os.dup2(descriptor, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from hbnn_larq import optimizers, quantizers, rivals, zoo
 from hbnn_larq.callbacks import binary_kernels
+from hbnn_larq.rebuilding import silenced
 from hbnn_larq.training.recipe import Recipe
 
 __all__ = ["build_model", "build_optimizer"]
@@ -55,13 +56,17 @@ def build_model(
                 f"{recipe.model} has none. Leave it at none."
             )
         options[choice] = value
-    model = _ZOO[recipe.model](
-        input_shape=image_shape,
-        num_classes=num_classes,
-        kernel_quantizer=_kernel_quantizer(recipe),
-        input_quantizer=recipe.input_quantizer,
-        **options,
-    )
+    # Larq warns of starved weights wherever a sign with a clipped gradient has no constraint. Here
+    # decay does a constraint's work (latents end a thousand times below the clip), and where it
+    # does not, `hbnn_larq.doctor` says so of the weights themselves.
+    with silenced("larq.layers_base"):
+        model = _ZOO[recipe.model](
+            input_shape=image_shape,
+            num_classes=num_classes,
+            kernel_quantizer=_kernel_quantizer(recipe),
+            input_quantizer=recipe.input_quantizer,
+            **options,
+        )
     layers = list(binary_kernels(model))
     if recipe.layer_radii is not None and len(recipe.layer_radii) != len(layers):
         raise ValueError(

@@ -38,8 +38,12 @@ def float_twin_model(model: tf.keras.Model, *, call: str = "float_twin(model)") 
 
 def float_twin(model: tf.keras.Model) -> bytes:
     """The float twin as a .tflite."""
-    twin = float_twin_model(model)  # the graph only borrows its variables: keep it until the end
-    return _convert(_converter(twin))
+    return plain_tflite(float_twin_model(model))
+
+
+def plain_tflite(model: tf.keras.Model) -> bytes:
+    """A float Keras model as a .tflite, by TensorFlow's own converter and without its chatter."""
+    return _convert(_converter(model))
 
 
 def int8_twin(model: tf.keras.Model, images: Any = None) -> bytes:
@@ -49,7 +53,7 @@ def int8_twin(model: tf.keras.Model, images: Any = None) -> bytes:
         model: the binary model.
         images: inputs to measure the activations' ranges on; random ones if None.
     """
-    twin = float_twin_model(model)
+    twin = float_twin_model(model)  # the graph only borrows its variables: keep it until the end
     converter = _converter(twin)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     arrays = calibration_inputs(twin, images)
@@ -85,7 +89,8 @@ def _converter(model: tf.keras.Model) -> tf.lite.TFLiteConverter:
 
     # Without the model as its second argument TensorFlow freezes the function directly, instead of
     # writing a SavedModel of every layer first, which takes a minute for a ResNet.
-    return tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function(*specs)])
+    with rebuilding.silenced("absl"):  # it would ask for that argument
+        return tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function(*specs)])
 
 
 def _convert(converter: tf.lite.TFLiteConverter) -> bytes:
