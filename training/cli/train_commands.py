@@ -87,8 +87,9 @@ def _register_studies(commands: Any) -> None:
     )
     compare.add_argument("name", help="a recipe of `hbnn recipes`")
     compare.add_argument("--methods", required=True, metavar="A,B,...",
-                         help="kernel quantizers or float; hyperbolic:r=1 changes a field; the "
-                         "first is the reference")  # fmt: skip
+                         help="kernel quantizers (hyperbolic, ste_sign, irnet, ...) or float; "
+                         "hyperbolic:r=1 changes a field, irnet+hyperbolic puts a map in front; "
+                         "the first is the reference")  # fmt: skip
     compare.add_argument("--split", default="validation", choices=("validation", "test"),
                          help="where to compare (%(default)s)")  # fmt: skip
 
