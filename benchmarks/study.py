@@ -81,6 +81,7 @@ VARIANTS = (
     "approx_sign:flip_rate=0.01",
 )
 # Same learning rate and sum of lr * decay for all: plain sign at the same point is among them.
+# Rivals come with the activation that was published with them.
 MATCHED = tuple(
     f"{words}:learning_rate=0.1:decay_sum=1.0"
     for words in (
@@ -91,8 +92,19 @@ MATCHED = tuple(
         "hyperbolic_boundary:r=1:granularity=layer",
         "hyperbolic_boundary:r=1:granularity=filter",
         "epc:r=0.05:granularity=layer",
-        "approx_sign",
-        "magnitude_aware_sign",
+        "xnor:input_quantizer=ste_sign",
+        "bireal",
+        "xnor_plus_plus:input_quantizer=ste_sign",
+        "dorefa:input_quantizer=ste_sign",
+        "irnet:input_quantizer=ede_sign",
+        "irnet+hyperbolic:input_quantizer=ede_sign",
+        "recu:input_quantizer=recu_sign",
+        "recu+hyperbolic:input_quantizer=recu_sign",
+        "rbnn:input_quantizer=rbnn_sign",
+        "md_tanh_s",
+        "dsq",
+        "fda:input_quantizer=fourier_sign",
+        "slb",
     )
 )
 FLOAT = "float"
@@ -220,11 +232,13 @@ PLAN = [
     ("lead", "textures-vgg-20"),
     ("matched", "digits-vgg-20"),
     ("placebo", "digits-vgg-20"),
-    ("lead", "textures-vgg-5"),
+    ("placebo", "digits-vgg-5"),
     ("lead", "digits-vgg-60"),
+    ("lead", "textures-vgg-5"),
     ("placebo", "textures-vgg-20"),
     ("lead", "textures-resnet18-5"),
-    ("matched", "textures-vgg-5"),
+    ("placebo", "digits-vgg-60"),
+    ("placebo", "textures-vgg-5"),
     ("lead", "textures-resnet18-20"),
     ("matched", "textures-vgg-20"),
     ("lead", "textures-vgg-60"),
