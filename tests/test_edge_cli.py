@@ -155,6 +155,29 @@ def test_benchmark_prints_the_commands_for_a_device(folder, capsys):
     assert main(["benchmark", str(folder / "net.tflite"), "--threads", "1", "--runs", "3"]) == 0
     text = capsys.readouterr().out
     assert "lce_benchmark_model --graph=/data/local/tmp/net.tflite --num_threads=1" in text
+    assert "scp lce_benchmark_model_aarch64 pi@raspberrypi.local:lce_benchmark_model" in text
+    assert "float.tflite" not in text, "there is none"
+
+
+def test_benchmark_keeps_the_twins_for_the_device(folder, tmp_path, capsys):
+    file = tmp_path / "net.tflite"
+    file.write_bytes((folder / "net.tflite").read_bytes())
+    words = ["benchmark", str(file), "--threads", "1", "2", "--runs", "1", "--keep-twins"]
+    assert main(words) == 2
+    assert "name it with --model" in capsys.readouterr().err
+    assert main([*words, "--model", str(folder / "net.keras")]) == 0
+    text = capsys.readouterr().out
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "net.tflite",
+        "net.float.tflite",
+        "net.int8.tflite",
+    }
+    runs = [
+        line for line in text.splitlines() if line.startswith("adb shell") and "--graph" in line
+    ]
+    assert len(runs) == 6 and sum("tee -a phone.txt" in run for run in runs) == 5
+    with pytest.raises(ValueError, match=r"keep_twins=True .* needs the file's path"):
+        benchmark(file.read_bytes(), digits_net(), keep_twins=True)
 
 
 @pytest.mark.parametrize("machine, said", [("x86_64", True), ("aarch64", False)])
@@ -165,9 +188,11 @@ def test_benchmark_says_that_x86_runs_reference_code(monkeypatch, folder, machin
     assert ("reference code" in result.to_markdown()) is said
 
 
-PHONE = """\
+# As TensorFlow Lite's tool prints it: up to 2.10 or so, since then, and through Android's log.
+OLD = """\
 STARTING!
 Num threads: [4]
+Graph: [/data/local/tmp/net.tflite]
 INFO: Loaded model net.tflite
 count=10 first=900 curr=500 min=480 max=900 avg=530.5 std=120
 Running benchmark for at least 50 iterations
@@ -175,16 +200,79 @@ count=50 first=501 curr=498 min=470 max=640 avg=505.25 std=30
 Inference timings in us: Init: 812, First inference: 900, Warmup (avg): 530.5, Inference (avg): 505.25
 Memory footprint delta from the start of the tool (MB): init=1.5 overall=2.75
 """  # noqa: E501
+NEW = """\
+INFO: STARTING!
+INFO: Log parameter values verbosely: [0]
+INFO: Min num runs: [50]
+INFO: Num threads: [{threads}]
+INFO: Graph: [{graph}]
+INFO: Signature to run: []
+INFO: #threads used for CPU inference: [{threads}]
+INFO: Loaded model {graph}
+INFO: The input model file size (MB): 0.016
+INFO: Initialized session in 1.2ms.
+INFO: Running benchmark for at least 1 iterations and at least 0.5 seconds but terminate if exceeding 150 seconds.
+INFO: count=7 first={slow} curr=2000 min=1990 max={slow} avg=2010 std=5 p5=1990 median=2000 p95={slow}
+
+INFO: Running benchmark for at least 50 iterations and at least 1 seconds but terminate if exceeding 150 seconds.
+INFO: count=50 first=1500 curr=1490 min=1480 max=1700 avg=1.52e+03 std=9 p5=1485 median=1510 p95=1600
+
+INFO: Inference timings in us: Init: 1200, First inference: 2100, Warmup (avg): 2010, Inference (avg): 1520
+INFO: Note: as the benchmark tool itself affects memory footprint, the following is only APPROXIMATE to the actual memory footprint of the model at runtime. Take the information at your discretion.
+INFO: Memory footprint delta from the start of the tool (MB): init=4.25 overall=5.5
+"""  # noqa: E501
 
 
 def test_benchmark_reads_a_device_back_into_the_same_table(folder, tmp_path, capsys):
-    (tmp_path / "phone.txt").write_text(PHONE)
+    (tmp_path / "phone.txt").write_text(OLD)
     words = [str(folder / "net.tflite"), "--device-output", str(tmp_path / "phone.txt")]
     assert main(["benchmark", *words]) == 0
     row = capsys.readouterr().out.splitlines()[-1]
-    assert "| 4 | 0.51 (0.47 to 0.64) |" in row and "2.8 MB | phone |" in row
+    assert "| 4 | 0.51 (0.47 to 0.64) |" in row
+    assert "2.8 MB | phone (mean, min to max) |" in row
     with pytest.raises(ValueError, match=r"there is no line like 'count=50"):
-        timing.read_device_output("nothing", size=1, where="phone")
+        timing.read_device_output("nothing", "net.tflite", where="phone")
+
+
+def test_several_runs_and_devices_fill_one_table(folder, tmp_path, capsys):
+    runs = [("net.tflite", 1), ("net.float.tflite", 1), ("net.tflite", 2)]
+    texts = [NEW.format(graph=f"/data/{graph}", threads=n, slow=2100) for graph, n in runs]
+    texts[1] = texts[1].replace("median=1510", "median=3020")
+    (tmp_path / "pi.txt").write_text("".join(texts))
+    log = "07-14 13:14:52.097 22838 22838 I tflite  : "
+    lines = NEW.format(graph="net.tflite", threads=4, slow=2100).splitlines()
+    (tmp_path / "phone.txt").write_text("".join(f"{log}{line}\n" for line in lines))
+    outputs = [str(tmp_path / name) for name in ("pi.txt", "phone.txt")]
+    words = ["benchmark", str(folder / "net.tflite"), "--device-output", *outputs]
+    assert main([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["timings"]
+    assert [(row["name"], row["threads"]) for row in rows] == [
+        ("lce", 1),
+        ("float", 1),
+        ("lce", 2),
+        ("lce", 4),
+    ]
+    assert rows[0]["bytes"] == (folder / "net.tflite").stat().st_size and rows[0]["runs"] == 50
+    assert rows[1]["bytes"] == 16_000, "as the tool says, where the file is not here"
+    assert (rows[0]["median_ms"], rows[0]["p10_ms"], rows[0]["p90_ms"]) == (1.51, 1.485, 1.6)
+    assert rows[3]["where"] == "phone (p5 to p95)" and rows[3]["peak_mb"] == 5.5
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "| 1 | 1.51 (1.49 to 1.60) | 0.50x | 5.5 MB | pi (p5 to p95) |" in text
+
+
+def test_equal_times_are_printed_without_statistics_by_the_tool():
+    (row,) = timing.read_device_output(
+        "count=1 curr=700\ncount=50 curr=498(all same)\n", "net.tflite", where="board"
+    )
+    assert (row.runs, row.median_ms, row.p10_ms, row.p90_ms) == (50, 0.498, 0.498, 0.498)
+
+
+def test_the_output_of_another_file_is_refused(folder, tmp_path, capsys):
+    (tmp_path / "pi.txt").write_text(NEW.format(graph="other.tflite", threads=1, slow=2100))
+    words = [str(folder / "net.tflite"), "--device-output", str(tmp_path / "pi.txt")]
+    assert main(["benchmark", *words]) == 2
+    assert "the device ran 'other.tflite', not 'net.tflite' or its twins" in capsys.readouterr().err
 
 
 def test_benchmark_refuses_nonsense(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hbnn_larq.edge import engine, metadata
-from hbnn_larq.edge.conversion import convert
+from hbnn_larq.edge import engine
+from hbnn_larq.edge.conversion import convert, write_atomically
 from hbnn_larq.edge.running import read_tflite
 
 __all__ = ["Benchmark", "Timing", "benchmark", "device_commands", "read_device_output"]
@@ -41,7 +42,8 @@ class Timing:
         bytes: size of the file.
         threads: threads for the kernels.
         runs: single-image runs timed.
-        median_ms, p10_ms, p90_ms: of one run.
+        median_ms, p10_ms, p90_ms: of one run. Device tools give other numbers for the spread, and
+            old ones the mean for the median; `where` says so.
         peak_mb: memory that loading and running the file added to the process; None if unknown.
         where: the machine.
     """
@@ -68,15 +70,16 @@ class Benchmark:
         return json.dumps(asdict(self), indent=2)
 
     def to_markdown(self) -> str:
-        """A table, each file's time beside the float twin's on as many threads."""
-        base = {t.threads: t.median_ms for t in self.timings if t.name == "float"}
+        """A table, each file's time beside the float twin's on the same machine and threads."""
+        base = {(t.where, t.threads): t.median_ms for t in self.timings if t.name == "float"}
         lines = [*([self.note, ""] if self.note else [])]
         lines += [
             "| file | size | threads | median ms (p10 to p90) | against float | memory | where |",
             "|---|---:|---:|---|---:|---:|---|",
         ]
         for t in self.timings:
-            ratio = f"{t.median_ms / base[t.threads]:.2f}x" if t.threads in base else ""
+            twin = base.get((t.where, t.threads))
+            ratio = f"{t.median_ms / twin:.2f}x" if twin else ""
             memory = "" if t.peak_mb is None else f"{t.peak_mb:.1f} MB"
             lines.append(
                 f"| {t.name} | {t.bytes / 1e3:,.1f} kB | {t.threads} | {t.median_ms:.2f} "
@@ -96,6 +99,7 @@ def benchmark(
     threads: Sequence[int] | None = None,
     runs: int = 60,
     warmup: int = 5,
+    keep_twins: bool = False,
 ) -> Benchmark:
     """Latency and memory of a converted file, beside its float and int8 twins, in one run.
 
@@ -119,12 +123,15 @@ def benchmark(
         threads: thread counts; default 1, 2, 4, ... up to this machine's cores.
         runs: timed runs per file and thread count.
         warmup: runs before the clock starts, in each process.
+        keep_twins: write the twins beside the file (`net.float.tflite`, `net.int8.tflite` for
+            `net.tflite`), to be timed on a device as well; needs a path and the model.
 
     # Returns
         A `Benchmark`.
 
     # Raises
-        ValueError: neither file nor model; thread counts or runs below 1.
+        ValueError: neither file nor model; thread counts or runs below 1; twins to keep without
+            model or path.
     """
     call = "benchmark(tflite, model)"
     if tflite is None and model is None:
@@ -137,12 +144,20 @@ def benchmark(
             f"{call}: threads={list(threads)!r} and runs={runs!r} must be whole numbers of at "
             "least 1."
         )
+    if keep_twins and (model is None or tflite is None or isinstance(tflite, bytes)):
+        raise ValueError(
+            f"{call}: keep_twins=True writes the twins beside the file, so it needs the file's "
+            "path and the Keras model that the twins are made from."
+        )
     content = convert(model) if tflite is None else read_tflite(tflite, call=call)
-    files = {"lce": metadata.strip(content)}
+    files = {"lce": content}
     if model is not None:
         from hbnn_larq.edge.twins import float_twin, int8_twin
 
         files |= {"float": float_twin(model), "int8": int8_twin(model, images)}
+    if keep_twins:
+        for name, path in _twin_paths(tflite).items():
+            write_atomically(path, files[name])
     library = engine.interpreter_library(call)
     timings = []
     with tempfile.TemporaryDirectory(prefix="hbnn-benchmark-") as folder:
@@ -193,25 +208,51 @@ def _timing(name: str, size: int, threads: int, parts: list[dict[str, Any]]) -> 
     )
 
 
-def device_commands(path: str | os.PathLike[str], threads: int = 1) -> str:
+def _twin_paths(path: Any) -> dict[str, Path]:
+    """Where the twins of a file lie."""
+    return {name: Path(path).with_suffix(f".{name}.tflite") for name in ("float", "int8")}
+
+
+def device_commands(path: str | os.PathLike[str], threads: Sequence[int] = (1,)) -> str:
     """The commands that time a file on a phone or a Raspberry Pi, ready to paste.
 
-    `lce_benchmark_model` is LCE's build of TensorFlow Lite's benchmark tool; `docs/deploy.md` says
-    where to get it. Save what it prints and pass that to `read_device_output`.
+    The tool is LCE's build of TensorFlow Lite's benchmark tool, from LCE's releases; the device
+    pages in `docs/` say more. Twins that lie beside the file are timed too. What the tool prints
+    goes to a file for `read_device_output`.
+
+    # Arguments
+        path: the .tflite.
+        threads: thread counts to try.
     """
-    name = Path(path).name
-    tool = f"lce_benchmark_model --graph={{folder}}{name} --num_threads={threads} --num_runs=50"
-    on_phone, on_pi = "/data/local/tmp/", "./"
+    files = [Path(path), *(twin for twin in _twin_paths(path).values() if twin.exists())]
+    pushed = " ".join(map(str, files))
+    folder = "/data/local/tmp"
+    phone: list[str] = []
+    pi: list[str] = []
+    for count, file in itertools.product(threads, files):
+        options = f"{file.name} --num_threads={count} --num_runs=50"
+        tee = "tee -a" if phone else "tee"
+        phone.append(
+            f"adb shell {folder}/lce_benchmark_model --graph={folder}/{options} 2>&1 "
+            f"| {tee} phone.txt"
+        )
+        pi.append(
+            f'ssh pi@raspberrypi.local "./lce_benchmark_model --graph={options}" 2>&1 '
+            f"| {tee} pi.txt"
+        )
     return "\n".join(
         [
             "# Android phone (64-bit), over adb",
-            f"adb push lce_benchmark_model {path} {on_phone}",
-            f"adb shell chmod +x {on_phone}lce_benchmark_model",
-            f"adb shell {on_phone}{tool.format(folder=on_phone)} 2>&1 | tee phone.txt",
+            f"adb push lce_benchmark_model_android_arm64 {folder}/lce_benchmark_model",
+            f"adb push {pushed} {folder}/",
+            f"adb shell chmod +x {folder}/lce_benchmark_model",
+            *phone,
             "",
             "# Raspberry Pi or another 64-bit ARM board, over ssh",
-            f"scp lce_benchmark_model {path} pi@raspberrypi.local:",
-            f'ssh pi@raspberrypi.local "./{tool.format(folder=on_pi)}" 2>&1 | tee pi.txt',
+            "scp lce_benchmark_model_aarch64 pi@raspberrypi.local:lce_benchmark_model",
+            f"scp {pushed} pi@raspberrypi.local:",
+            "ssh pi@raspberrypi.local chmod +x lce_benchmark_model",
+            *pi,
             "",
             "# then read it back into the same table",
             f"hbnn benchmark {path} --device-output phone.txt",
@@ -219,38 +260,71 @@ def device_commands(path: str | os.PathLike[str], threads: int = 1) -> str:
     )
 
 
-def read_device_output(text: str, *, size: int, where: str, name: str = "lce") -> Timing:
-    """One line of the table from what `lce_benchmark_model` printed.
+def read_device_output(
+    text: str, path: str | os.PathLike[str], *, where: str
+) -> tuple[Timing, ...]:
+    """The lines of the table from what `lce_benchmark_model` printed.
 
     # Arguments
-        text: its output.
-        size: bytes of the file it ran.
+        text: its output, of one run or of several, one after the other; Android's log will do.
+        path: the .tflite that it ran; runs of its twins are known by their names.
         where: what to call the device.
-        name: which file it was.
+
+    # Returns
+        A `Timing` for each run.
 
     # Raises
-        ValueError: there are no timings in the text.
+        ValueError: there are no timings in the text, or those of another file.
     """
-    counts = re.findall(r"count=(\d+)[^\n]*?min=(\d+)[^\n]*?max=(\d+)[^\n]*?avg=([\d.e+]+)", text)
-    if not counts:
+    call = "read_device_output(text)"
+    # Each run starts with its settings; the graph's name is among them, threads may come before.
+    runs = re.split(r"^(?=.*Log parameter values)|(?:^(?=.*STARTING!))", text, flags=re.MULTILINE)
+    timings = [_device_timing(run, Path(path), where, call) for run in runs if _counts(run)]
+    if not timings:
         raise ValueError(
-            "read_device_output(text): there is no line like 'count=50 first=... min=... max=... "
-            "avg=...' in it. Pass everything that lce_benchmark_model printed (2>&1)."
+            f"{call}: there is no line like 'count=50 first=... min=... max=... avg=...' in it. "
+            "Pass everything that lce_benchmark_model printed (2>&1)."
         )
-    runs, least, most, average = counts[-1]  # the first such line is the warm-up's
-    line = next(line for line in reversed(text.splitlines()) if f"count={runs} " in line)
-    median = re.search(r"median=(\d+)", line)
-    low, high = re.search(r"p5=(\d+)", line), re.search(r"p95=(\d+)", line)
-    threads = re.search(r"(?:Num threads|num_threads)[:=]\s*\[?(\d+)", text)
-    memory = re.search(r"overall=([\d.]+)", text)
+    return tuple(timings)
+
+
+def _counts(run: str) -> list[dict[str, str]]:
+    """The statistics of a run as TensorFlow Lite prints them, warm-up first."""
+    lines = re.findall(r"\bcount=[1-9].*", run)
+    return [dict(re.findall(r"(\w+)=([\d.e+]+)", line)) for line in lines]
+
+
+def _device_timing(run: str, path: Path, where: str, call: str) -> Timing:
+    files = {path.name: ("lce", path)}
+    files |= {twin.name: (name, twin) for name, twin in _twin_paths(path).items()}
+    graph = re.search(r"Graph: \[(.*?)\]", run)
+    ran = Path(graph.group(1)).name if graph else path.name
+    if ran not in files:
+        raise ValueError(
+            f"{call}: the device ran {ran!r}, not {path.name!r} or its twins. Read the output back "
+            "with the file that it is about."
+        )
+    name, file = files[ran]
+    numbers = _counts(run)[-1]  # the first such line is the warm-up's
+    median = numbers.get("median")
+    low, high = numbers.get("p5"), numbers.get("p95")
+    note = " (p5 to p95)"
+    if median is None or low is None or high is None:  # equal times are printed as curr alone
+        median = numbers.get("avg", numbers["curr"])
+        low, high = numbers.get("min", median), numbers.get("max", median)
+        note = " (mean, min to max)"
+    threads = re.search(r"(?:Num threads|num_threads|CPU inference)[:=]\s*\[?(\d+)", run)
+    memory = re.search(r"overall=([\d.]+)", run)
+    megabytes = re.search(r"model file size \(MB\): ([\d.]+)", run)
+    size = 1e6 * float(megabytes.group(1)) if megabytes else 0.0
     return Timing(
         name=name,
-        bytes=size,
+        bytes=file.stat().st_size if file.exists() else int(size),
         threads=int(threads.group(1)) if threads else 1,
-        runs=int(runs),
-        median_ms=float(median.group(1) if median else average) / 1e3,
-        p10_ms=float(low.group(1) if low else least) / 1e3,
-        p90_ms=float(high.group(1) if high else most) / 1e3,
+        runs=int(numbers["count"]),
+        median_ms=float(median) / 1e3,
+        p10_ms=float(low) / 1e3,
+        p90_ms=float(high) / 1e3,
         peak_mb=float(memory.group(1)) if memory else None,
-        where=where,
+        where=where + note,
     )

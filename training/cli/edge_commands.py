@@ -85,7 +85,9 @@ def register(commands: Any) -> None:
     benchmark.add_argument("--threads", type=int, nargs="+", metavar="N",
                            help="default: 1, 2, 4, ... up to this machine's cores")  # fmt: skip
     benchmark.add_argument("--runs", type=int, default=60, help="per file (%(default)s)")
-    benchmark.add_argument("--device-output", metavar="FILE",
+    benchmark.add_argument("--keep-twins", action="store_true",
+                           help="write the twins beside the file, for a device")  # fmt: skip
+    benchmark.add_argument("--device-output", nargs="+", metavar="FILE",
                            help="only read back what lce_benchmark_model printed")  # fmt: skip
     benchmark.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -194,22 +196,35 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _benchmark(arguments: argparse.Namespace) -> int:
     from hbnn_larq.edge import timing
 
-    size = Path(arguments.file)
-    if not size.is_file():
+    path = Path(arguments.file)
+    if not path.is_file():
         raise FileNotFoundError(f"hbnn benchmark: there is no file {arguments.file!r}.")
     if arguments.device_output:
-        text = Path(arguments.device_output).read_text(encoding="utf-8", errors="replace")
-        where = Path(arguments.device_output).stem
-        line = timing.read_device_output(text, size=size.stat().st_size, where=where)
-        result = timing.Benchmark((line,), "")
+        timings = [
+            timing_line
+            for output in map(Path, arguments.device_output)
+            for timing_line in timing.read_device_output(
+                output.read_text(encoding="utf-8", errors="replace"), path, where=output.stem
+            )
+        ]
+        result = timing.Benchmark(tuple(timings), "")
     else:
+        if arguments.keep_twins and not arguments.model:
+            raise ValueError(
+                "--keep-twins: the twins are made from the model; name it with --model"
+            )
         model = _load(arguments.model, None)[0] if arguments.model else None
         result = timing.benchmark(
-            arguments.file, model, threads=arguments.threads, runs=arguments.runs
+            path,
+            model,
+            threads=arguments.threads,
+            runs=arguments.runs,
+            keep_twins=arguments.keep_twins,
         )
     print(result.to_json() if arguments.json else result.to_markdown(), end="\n" * arguments.json)
     if not arguments.json and not arguments.device_output:
-        print("\nTo measure on a device:\n\n" + timing.device_commands(arguments.file))
+        commands = timing.device_commands(path, arguments.threads or (1,))
+        print("\nTo measure on a device:\n\n" + commands)
     return 0
 
 
