@@ -64,6 +64,7 @@ def test_recipes_lists_claims_apart_from_everything_measured(capsys):
     lines = out.splitlines()
     assert lines[0].split() == ["recipe", "paper", "top-1", "source"]
     assert any(line.startswith("cifar10-resnet18 ") and " 93.0 % " in line for line in lines)
+    assert any("-r0.1-e120 " in line and " 69.45 % " in line for line in lines)  # as printed
     assert any(line.startswith("digits ") and "  -  " in line for line in lines)
 
 

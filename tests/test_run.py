@@ -11,7 +11,7 @@ from micro import micro_model
 
 from hbnn_larq import edge, flip_rate
 from hbnn_larq.callbacks import FlipCounter
-from hbnn_larq.training import data, run, steps
+from hbnn_larq.training import data, models, run, steps
 from hbnn_larq.training.recipe import Recipe
 
 TINY = Recipe(
@@ -215,6 +215,29 @@ def test_folder_of_another_recipe_is_refused(unbroken, tiny):
     workdir, _, _ = unbroken
     with pytest.raises(ValueError, match=r"another recipe \(r 0.05 there, 0.5 here\)"):
         run.fit(TINY.changed(r=0.5), workdir, dataset=tiny, say=silent)
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 36}, {"kernel_quantizer": "foo"}, {"hold_out": 5}]
+)
+def test_what_cannot_start_leaves_nothing_behind(tmp_path, tiny, monkeypatch, change):
+    monkeypatch.setattr(run, "build_model", models.build_model)
+    with pytest.raises(ValueError):
+        run.fit(TINY.changed(**change), tmp_path / "run", dataset=tiny, say=silent)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_without_a_saved_step_may_be_replaced(tmp_path, tiny):
+    (tmp_path / "recipe.json").write_text(TINY.changed(r=0.5).to_json())
+    run.fit(TINY.changed(stop_epoch=1), tmp_path, dataset=tiny, say=silent)
+    assert Recipe.from_json((tmp_path / "recipe.json").read_text()).r == TINY.r
+
+
+@pytest.mark.parametrize("name", ["flips_every", "checkpoint_every", "keep"])
+def test_counts_below_one_are_named(tmp_path, tiny, name):
+    with pytest.raises(ValueError, match=rf"fit\({name}=0\): a whole number, 1 or above"):
+        run.fit(TINY, tmp_path / "run", dataset=tiny, say=silent, **{name: 0})
+    assert not (tmp_path / "run").exists()
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path, tiny):

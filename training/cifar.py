@@ -117,6 +117,8 @@ def _from_folder(name: str, archive: Archive, folder: Path) -> tuple[Split, Spli
                 return (place / file).read_bytes()
 
             return _read(name, archive, unpacked, str(place))
+    if not folder.is_dir():
+        raise ValueError(f"{name}: there is no folder {folder}. {_ways(archive)}")
     packed = folder / archive.file
     if not packed.is_file():
         python = folder / archive.file.replace("binary", "python")
@@ -214,5 +216,5 @@ def _url(archive: Archive) -> str:
 def _ways(archive: Archive) -> str:
     return (
         f"Two ways: fetch {_url(archive)} into a folder and pass --data FOLDER; or, on a machine "
-        "with network, pip install tensorflow-datasets and pass no --data."
+        'with network, pip install "hbnn_larq[data]" and pass no --data.'
     )

@@ -401,8 +401,18 @@ def training_images(name: str) -> int:
 
 
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
-    """Training steps in one pass; the last batch may be smaller."""
-    return math.ceil(len(dataset.train) / batch_size)
+    """Training steps in one pass; the last batch may be smaller.
+
+    # Raises
+        ValueError: for a batch size outside 1 to the number of training images.
+    """
+    count = len(dataset.train)
+    if not 1 <= batch_size <= count:
+        raise ValueError(
+            f"batch_size={batch_size}: {dataset.name} has {count} training images, so a batch "
+            f"holds 1 to {count} of them."
+        )
+    return math.ceil(count / batch_size)
 
 
 def training_batches(
@@ -426,11 +436,6 @@ def training_batches(
         ValueError: for a batch size outside 1 to the number of training images.
     """
     count = len(dataset.train)
-    if not 1 <= batch_size <= count:
-        raise ValueError(
-            f"batch_size={batch_size}: {dataset.name} has {count} training images, so a batch "
-            f"holds 1 to {count} of them."
-        )
     steps = steps_per_epoch(dataset, batch_size)
     fetch = _training_images(dataset.train, dataset.augmentation)
     labels = tf.constant(dataset.train.labels)

@@ -104,8 +104,12 @@ def fit(
         results["accuracy"]["test_top1"]
         ```
     """
-    if not (isinstance(flips_every, int) and flips_every >= 1):
-        raise ValueError(f"fit(flips_every={flips_every!r}): a whole number of steps, 1 or above.")
+    counts = {"flips_every": flips_every, "checkpoint_every": checkpoint_every, "keep": keep}
+    for name, count in counts.items():
+        if count is None and name == "checkpoint_every":
+            continue
+        if not (isinstance(count, int) and count >= 1):
+            raise ValueError(f"fit({name}={count!r}): a whole number, 1 or above.")
     workdir = Path(workdir)
     # Before anything else: collective operations can only be set up at the start.
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
@@ -113,8 +117,10 @@ def fit(
     dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     # Without this, threads may add the terms of a gradient in another order in each run.
     tf.config.experimental.enable_op_determinism()
-    _claim(workdir, recipe, write=is_chief(strategy))
+    _check_claim(workdir, recipe)
     run = _Run(recipe, dataset, workdir, strategy, say, flips_every)
+    if is_chief(strategy):
+        _claim(workdir, recipe)  # now that recipe and data are known to fit
     run.restore()
     try:
         with _interruptible() as interrupted:
@@ -525,29 +531,30 @@ class _Run:
             temporary.unlink(missing_ok=True)
 
 
-def _claim(workdir: Path, recipe: Recipe, *, write: bool) -> None:
-    """Writes the recipe into a fresh folder, or checks that the folder's run is of this recipe.
+def _check_claim(workdir: Path, recipe: Recipe) -> None:
+    """Raises where a folder holds a run of another recipe.
 
     A run that was stopped at an earlier epoch of the same schedule may go on: until there, both
-    take the same steps.
+    take the same steps. A recipe of which not one step was saved is in nobody's way.
     """
     path = workdir / "recipe.json"
-    if path.exists():
-        theirs = Recipe.from_json(path.read_text())
-        differences = theirs.differences(recipe)
-        if differences and not _goes_further(recipe, theirs):
-            listed = ", ".join(f"{k} {a!r} there, {b!r} here" for k, (a, b) in differences.items())
-            raise ValueError(
-                f"{workdir} holds a run of another recipe ({listed}). Use another --workdir, or "
-                "remove that one."
-            )
-        if not differences:
-            return
-    if not write:
+    if not path.exists() or not any((workdir / "checkpoints").glob("*")):
         return
+    theirs = Recipe.from_json(path.read_text())
+    differences = theirs.differences(recipe)
+    if differences and not _goes_further(recipe, theirs):
+        listed = ", ".join(f"{k} {a!r} there, {b!r} here" for k, (a, b) in differences.items())
+        raise ValueError(
+            f"{workdir} holds a run of another recipe ({listed}). Use another --workdir, or "
+            "remove that one."
+        )
+
+
+def _claim(workdir: Path, recipe: Recipe) -> None:
+    """Writes the recipe into the folder of the run."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        _write_text(path, recipe.to_json() + "\n")
+        _write_text(workdir / "recipe.json", recipe.to_json() + "\n")
     except OSError as error:
         raise OSError(
             error.errno, f"cannot write to {workdir} ({error.strerror}). Use another --workdir"

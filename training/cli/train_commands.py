@@ -177,7 +177,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
         width = max(map(len, RECIPES))
         print(f"{'recipe':{width}}  paper top-1  source")
         for recipe in RECIPES.values():
-            claim = "-" if recipe.paper_top1 is None else f"{recipe.paper_top1:.1f} %"
+            claim = "-" if recipe.paper_top1 is None else _percent(recipe.paper_top1)
             print(f"{recipe.name:{width}}  {claim:>11}  {recipe.source}")
         return 0
     from hbnn_larq.training.data import training_images
@@ -188,7 +188,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
         print(json.dumps({**asdict(recipe), "forecast": asdict(forecast)}, indent=2))
         return 0
     for field, value in asdict(recipe).items():
-        print(f"{field:17}  {'none' if value is None else value}")
+        print(f"{field:17}  {_shown(value)}")
     if recipe.binary_weights:
         print(f"{'predicted flips':17}  {forecast}")
     return 0
@@ -273,17 +273,33 @@ def _describe(
         for field, pair in original.differences(recipe).items()
         if not field.startswith("paper_")
     }
-    changed = ", ".join(f"{k}={new} (was {old})" for k, (old, new) in differences.items())
+    changed = ", ".join(
+        f"{k}={_shown(new)} (was {_shown(old)})" for k, (old, new) in differences.items()
+    )
     say(f"recipe   {original.name} ({original.source}){' with ' + changed if changed else ''}")
     for notice in notices:
         say(f"decay    {notice}")
     if recipe.paper_top1 is not None:
-        say(f"paper    {recipe.paper_top1:.1f} % top-1 claimed")
+        say(f"paper    {_percent(recipe.paper_top1)} top-1 claimed")
     elif original.paper_top1 is not None:
         say("paper    no number: changed from its row")
     if recipe.binary_weights:
         say(f"flips    predicted {recipe.forecast(images)}")
-    say(f"saved    {Path(workdir) / 'recipe.json'}        resume: run the same command again")
+    say(f"folder   {workdir}        resume: run the same command again")
+
+
+def _percent(claim: float) -> str:
+    """With the digits that the paper prints: 93.0, 69.34."""
+    return f"{claim:.2f}".removesuffix("0") + " %"
+
+
+def _shown(value: Any) -> str:
+    """A field's value as one would type it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
