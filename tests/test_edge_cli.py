@@ -107,8 +107,8 @@ def test_predict_uses_preprocessing_and_labels_of_the_file(folder, tmp_path, cap
     from hbnn_larq.training import data
 
     dataset = data.load("digits")
-    raw = dataset.test.images[0]
-    np.save(tmp_path / "scan.npy", raw)
+    raw = dataset.test.images[0]  # 0 to 16; an image file has 0 to 255
+    np.save(tmp_path / "scan.npy", raw * np.float32(255 / 16))
     assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "scan.npy"), "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
     logits = predict(folder / "net.tflite", dataset.normalize(raw[np.newaxis]))[0]
@@ -118,6 +118,23 @@ def test_predict_uses_preprocessing_and_labels_of_the_file(folder, tmp_path, cap
     assert result["classes"][0]["probability"] == pytest.approx(
         np.exp(logits.max()) / np.exp(logits).sum(), rel=1e-4
     )
+
+
+def test_an_image_file_gives_what_keras_gives_for_its_pixels(folder, tmp_path, capsys):
+    """From a PNG through the file's own preprocessing to the probability, against Keras."""
+    from hbnn_larq.training import data
+
+    dataset = data.load("digits")
+    raw = dataset.test.images[3]
+    pixels = np.round(raw * (255 / 16)).astype(np.uint8)
+    (tmp_path / "scan.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    words = [str(folder / "net.tflite"), str(tmp_path / "scan.png"), "--json"]
+    assert main(["predict", *words]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    model = tf.keras.models.load_model(folder / "net.keras")
+    seen = dataset.normalize(pixels[np.newaxis] * (16 / 255))
+    probability = float(np.max(tf.nn.softmax(model(seen))))
+    assert result["classes"][0]["probability"] == pytest.approx(probability, rel=1e-4)
 
 
 def test_predict_reads_and_resizes_image_files(folder, tmp_path, capsys):

@@ -143,6 +143,7 @@ class Dataset:
         mean, scale: per channel; the network sees `(raw - mean) / scale`.
         augmentation: of the training split.
         class_names: one per class.
+        white: the raw value that 255 in an image file stands for.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Dataset:
     scale: tuple[float, ...]
     augmentation: Augmentation
     class_names: tuple[str, ...]
+    white: float = 255.0
 
     def __post_init__(self) -> None:
         for split in (self.train, self.validation, self.test):
@@ -244,6 +246,7 @@ def digits() -> Dataset:
         scale=(8.0,),
         augmentation=Augmentation(shift=2),
         class_names=tuple(str(digit) for digit in range(10)),
+        white=16.0,
     )
 
 

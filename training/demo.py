@@ -131,8 +131,8 @@ def _ship(workdir: Path, dataset: data.Dataset) -> dict[str, Any]:
     model = tf.keras.models.load_model(workdir / "hyperbolic" / "model.keras", compile=False)
     twin = tf.keras.models.load_model(workdir / "float" / "model.keras", compile=False)
     images = dataset.normalize(dataset.test.images)
-    # The scans count ink from 0 to 16; an image file, for `hbnn predict`, from 0 to 255.
-    preprocessing = edge.Preprocessing(scale=16 / 255, mean=dataset.mean, std=dataset.scale)
+    scale = dataset.white / 255  # of an image file, for `hbnn predict`
+    preprocessing = edge.Preprocessing(scale=scale, mean=dataset.mean, std=dataset.scale)
     content = edge.convert(
         model,
         workdir / "model.tflite",

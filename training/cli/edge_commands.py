@@ -131,7 +131,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         labels = tuple(Path(arguments.labels).read_text(encoding="utf-8").splitlines())
     preprocessing = None
     if dataset is not None:
-        preprocessing = edge.Preprocessing(scale=1.0, mean=dataset.mean, std=dataset.scale)
+        scale = dataset.white / 255
+        preprocessing = edge.Preprocessing(scale=scale, mean=dataset.mean, std=dataset.scale)
     images = _images(model, dataset, arguments.images)
     skipped = set(REWRITES) if "all" in arguments.no_rewrite else set(arguments.no_rewrite)
     try:
