@@ -67,6 +67,29 @@ def test_a_kernel_is_one_scale_a_channel_times_signs(alias, rng):
 
 
 @pytest.mark.parametrize("alias", KERNELS)
+def test_the_layer_computes_with_what_the_scope_shows(alias, rng):
+    layer = lq.layers.QuantConv2D(6, 3, kernel_quantizer=alias, use_bias=False)
+    x = tf.constant(rng.normal(size=(2, 8, 8, 4)), tf.float32)
+    out = layer(x)
+    np.testing.assert_array_equal(out, tf.nn.conv2d(x, kernel_of(layer), 1, "VALID"))
+    with lq.context.quantized_scope(True):
+        np.testing.assert_array_equal(layer.get_weights()[0], kernel_of(layer))
+
+
+@pytest.mark.parametrize("alias", KERNELS)
+def test_quantizing_twice_changes_nothing_but_rotations_do(alias, rng):
+    """So a model saved inside quantized_scope(True) keeps its bits; RBNN's must be folded."""
+    layer = lq.layers.QuantConv2D(6, 3, kernel_quantizer=alias)
+    layer.build((1, 8, 8, 4))
+    once = kernel_of(layer)
+    layer.kernel.assign(once)
+    if alias == "rbnn":
+        assert np.mean(np.sign(kernel_of(layer)) != np.sign(once)) > 0.1
+    else:
+        np.testing.assert_allclose(kernel_of(layer), once, rtol=1e-6)
+
+
+@pytest.mark.parametrize("alias", KERNELS)
 def test_the_sign_of_zero_is_plus_one(alias):
     """A kernel of zeros is all of one sign, +1 where its scale is not 0 as well."""
     layer = lq.layers.QuantConv2D(6, 3, kernel_quantizer=alias)
@@ -351,7 +374,7 @@ def test_epochs_move_the_rotations_of_rbnn(rng):
         np.testing.assert_allclose(new.T @ new, np.eye(len(new)), atol=1e-5)
 
 
-@pytest.mark.parametrize("alias", ["irnet", "recu", "rbnn", "slb"])
+@pytest.mark.parametrize("alias", ["irnet", "recu", "rbnn", "slb", "md_tanh"])
 def test_two_calls_of_fit_are_one(alias, tmp_path, rng):
     """Saved after two epochs, loaded and gone on: the weights of the unbroken run, bit for bit."""
     x, y = rng.normal(size=(8, 6, 6, 2)).astype("float32"), np.arange(8) % 3

@@ -174,15 +174,12 @@ def test_a_rank_one_scale_is_refused_before_the_converter_crashes(rng):
 
 def test_real_activations_are_named_as_the_reason(rng):
     """The 1/32 rows (BinaryConnect, mirror descent) are training results only."""
-    model = lq_dense_net()
-    found = {finding.code for finding in doctor.examine(model)}
-    assert "float-inputs" in found
-
-
-def lq_dense_net():
-    image = tf.keras.Input((8, 8, 3))
-    x = lq.layers.QuantConv2D(8, 3, kernel_quantizer="binary_connect", use_bias=False)(image)
-    return tf.keras.Model(image, x)
+    pytest.importorskip("larq_compute_engine")
+    model = small_net("binary_connect", None)
+    assert {"float-inputs"} <= {finding.code for finding in doctor.examine(model)}
+    report = edge.report(model, edge.convert(model), rng.normal(size=(4, 8, 8, 3)))
+    assert not report.ok
+    assert "its inputs are float, and LCE has no op for 1-bit weights" in report.to_markdown()
 
 
 # ------------------------------------------------------------------ recipes

@@ -2,6 +2,7 @@
 
 import math
 
+import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -304,7 +305,7 @@ def test_mirror_descent_forward_and_gradient(w, g):
     for kind, inside, factor in (
         (MDTanhS, beta * w, 1.0),
         (MDSoftmaxS, beta * w / 2, 2.0),
-        (MDTanh, w, beta),
+        (MDTanh, beta * w, 1.0),  # no epoch has passed: no offset yet
     ):
         b, g_w = forward_backward(kind(), w, g, training=True, progress=0.2)
         np.testing.assert_allclose(b, np.tanh(inside), atol=1e-6)
@@ -321,15 +322,29 @@ def test_softmax_over_two_levels_is_a_tanh(w, rng):
     np.testing.assert_allclose(p[..., 1] - p[..., 0], np.tanh(1.7 * w / 2), atol=1e-6)
 
 
-def test_md_tanh_is_exponentiated_gradient_descent(rng):
-    """One SGD step on u is the multiplicative step on (1 + w) / (1 - w)."""
-    u, g = rng.normal(size=(2, 5, 3))
-    beta, rate = 2e4**0.1, 0.03
-    _, g_u = forward_backward(MDTanh(), u.astype("float32"), g.astype("float32"),
-                              training=True, progress=0.1)  # fmt: skip
-    w = np.tanh(u)
-    rho = (1 + w) / (1 - w) * np.exp(-2 * beta * rate * g)
-    np.testing.assert_allclose(np.tanh(u - rate * g_u), (rho - 1) / (rho + 1), atol=1e-5)
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_md_tanh_is_exponentiated_gradient_descent(kind, rng):
+    """A step m of the optimizer is the multiplicative step on (1 + w) / (1 - w), at any beta."""
+    layer = lq.layers.QuantDense(3, kernel_quantizer="md_tanh")
+    layer.build((None, 5))
+    quantizer, latent = layer.kernel_quantizer, layer.kernel.latent_variable
+    optimizer = getattr(tf.keras.optimizers, kind)(0.01)
+    optimizer.build([layer.kernel])
+    for progress in (0.0, 0.1, 0.25):
+        before = quantizer(latent, training=True).numpy().astype("float64")
+        quantizer.move_to(progress)
+        after = quantizer(latent, training=True).numpy().astype("float64")
+        np.testing.assert_allclose(after, before, atol=1e-6)  # a new beta leaves w where it is
+        v, g = latent.numpy(), rng.normal(size=(5, 3)).astype("float32")
+        with tf.GradientTape() as tape:
+            tape.watch(latent)
+            w = quantizer(latent, training=True)
+        np.testing.assert_allclose(tape.gradient(w, latent, output_gradients=g), g)
+        optimizer.apply_gradients([(tf.constant(g), layer.kernel)])
+        m = latent.numpy() - v
+        rho = (1 + after) / (1 - after) * np.exp(2 * 2e4**progress * m)
+        moved = quantizer(latent, training=True).numpy()
+        np.testing.assert_allclose(moved, (rho - 1) / (rho + 1), atol=1e-5)
 
 
 def test_slb_has_the_gradient_of_two_logits(w, g):

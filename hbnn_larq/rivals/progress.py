@@ -36,8 +36,9 @@ class Scheduled:
     progress: tf.Variable
     built: bool
 
-    def on_epoch(self) -> None:
-        """Called at the start of an epoch, `progress` being set."""
+    def move_to(self, progress: float) -> None:
+        """Sets the clock; a subclass may have more to do at the start of an epoch."""
+        self.progress.assign(progress)
 
 
 class ScheduledKernelQuantizer(Scheduled, KernelQuantizer):
@@ -85,8 +86,7 @@ def begin_epoch(model: tf.keras.Model, epoch: int, epochs: int) -> None:
     require(epochs >= 1, "begin_epoch", "epochs", epochs, "a whole number, 1 or above")
     require(epoch >= 0, "begin_epoch", "epoch", epoch, "a whole number, 0 or above")
     for quantizer in scheduled_quantizers(model):
-        quantizer.progress.assign(min(epoch / epochs, 1.0))
-        quantizer.on_epoch()
+        quantizer.move_to(min(epoch / epochs, 1.0))
 
 
 class TrainingProgress(tf.keras.callbacks.Callback):

@@ -109,7 +109,8 @@ class RBNN(ScheduledKernelQuantizer):
             )
             setattr(self, name, state)
 
-    def on_epoch(self) -> None:
+    def move_to(self, progress: float) -> None:
+        super().move_to(progress)
         latent = self.read_latent()
         if latent is None:
             return

@@ -27,7 +27,7 @@ from larq import utils
 from hbnn_larq.layer_quantizers import trains
 from hbnn_larq.rivals import gradients
 from hbnn_larq.rivals.arguments import require, require_between
-from hbnn_larq.rivals.progress import ScheduledKernelQuantizer, scheduled_quantizers
+from hbnn_larq.rivals.progress import ScheduledKernelQuantizer
 
 __all__ = [
     "SLB",
@@ -51,6 +51,9 @@ def temperature_at(progress, final: float, start: float, stop: float):
     return tf.pow(tf.cast(final, tf.float32), tf.clip_by_value(share, 0.0, 1.0))
 
 
+_hard_in_training = False
+
+
 class _SoftSign(ScheduledKernelQuantizer):
     """Soft in training, hard elsewhere and once the schedule has run out."""
 
@@ -60,10 +63,14 @@ class _SoftSign(ScheduledKernelQuantizer):
     def still_soft(self) -> tf.Tensor:
         return self.progress < 1.0
 
+    def dual(self, latent: tf.Tensor) -> tf.Tensor:
+        """The numbers whose signs are the hard weights."""
+        return latent
+
     def quantize(self, latent, training):
-        if not trains(training):
-            return gradients.sign(latent, tf.ones_like)
-        return self.soft(latent)
+        if _hard_in_training or not trains(training):
+            return gradients.sign(self.dual(latent), tf.ones_like)
+        return self.soft(self.dual(latent))
 
 
 class _MirrorDescent(_SoftSign):
@@ -91,17 +98,21 @@ class _MirrorDescent(_SoftSign):
 @utils.register_alias("md_tanh")
 @utils.register_keras_custom_object
 class MDTanh(_MirrorDescent):
-    r"""MD-tanh: mirror descent on weights in (-1, 1), as a step of SGD on \(u = atanh(w)\).
+    r"""MD-tanh: mirror descent on weights in (-1, 1), with steps that grow by a factor \(\beta\).
 
-    \[ w = \tanh(u), \qquad u \leftarrow u - \beta \eta \frac{\partial L}{\partial w} \]
+    \[ w = \tanh(u), \qquad u \leftarrow u - \beta \eta m \]
 
-    \(\beta\) grows from 1 to `final_beta` with `progress`, as a factor of the gradient. With an
-    optimizer that divides by the size of gradients (Adam) that factor has no effect, and the
-    published recipe, which multiplies Adam's step by it, needs the learning rate to grow instead.
+    with m the optimizer's own direction, such as Adam's, for \(\partial L / \partial w\). The
+    kernel holds v with \(u = \beta v + c\), so a step of any optimizer on v is \(\beta\) times
+    as long in u; when \(\beta\) grows, at the start of an epoch, c takes up the difference and
+    u stays.
+
+    The published recipe is Adam without decay. Under SGD, whose steps shrink with the gradients,
+    weights may still be soft when training ends.
 
     # Arguments
-        final_beta: \(\beta\) at the end, above 1. The released CIFAR-10 script multiplies by 1.01
-            every 100 of 100,000 steps: 2.1e4.
+        final_beta: \(\beta\) at the end, above 1; it starts at 1. The released CIFAR-10 script
+            multiplies by 1.01 every 100 of 100,000 steps: 2.1e4.
 
     # Raises
         ValueError: unless `final_beta` is a finite number above 1.
@@ -111,8 +122,27 @@ class MDTanh(_MirrorDescent):
             Quantization](https://arxiv.org/abs/1910.08237)
     """
 
+    def make_state(self, shape):
+        super().make_state(shape)
+        self.offset = self.add_state(
+            f"{self._owner_weight}_offset", shape, "zeros", trainable=False
+        )
+
+    def move_to(self, progress):
+        latent = self.read_latent()
+        if latent is None:
+            return super().move_to(progress)
+        before = self.beta(latent)
+        super().move_to(progress)
+        self.offset.assign_add((before - self.beta(latent)) * latent)
+
+    def dual(self, latent):
+        # The straight path to the latent: of the factor, only the optimizer's step is to know.
+        beta, offset = self.beta(latent), tf.convert_to_tensor(self.offset)
+        return gradients.replaced_gradient(latent, lambda v: beta * v + offset, tf.ones_like)
+
     def soft(self, latent):
-        return self.hardened(latent, 1.0, self.beta(latent))
+        return self.hardened(latent, 1.0, 1.0)
 
 
 @utils.register_alias("md_tanh_s")
@@ -237,12 +267,10 @@ def recalibrate_batch_norm(model: tf.keras.Model, batches: Iterable[tf.Tensor]) 
         model: a built model.
         batches: model inputs.
     """
-    clocks = [(q.progress, q.progress.numpy()) for q in scheduled_quantizers(model)]
+    global _hard_in_training
+    _hard_in_training = True
     try:
-        for clock, _ in clocks:
-            clock.assign(1.0)
         for images in batches:
             model(images, training=True)
     finally:
-        for clock, value in clocks:
-            clock.assign(value)
+        _hard_in_training = False
