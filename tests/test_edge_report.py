@@ -290,6 +290,22 @@ def test_predict_names_what_is_wrong(tmp_path, converted):
         predict(3, images())
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_file_that_was_cut_off_is_refused_and_crashes_nothing(tmp_path, converted, share):
+    model, tflite = converted
+    (tmp_path / "net.tflite").write_bytes(metadata.strip(tflite)[: int(share * len(tflite))])
+    for use in (lambda p: predict(p, images()), lambda p: report(model, p, images())):
+        with pytest.raises(ValueError, match=r"this .tflite file is damaged"):
+            use(tmp_path / "net.tflite")
+
+
+def test_a_file_of_tensorflows_own_converter_is_named_as_such(converted):
+    from hbnn_larq.edge.twins import float_twin
+
+    result = report(converted[0], float_twin(converted[0]), images(2))
+    assert "not one op of LCE, so another converter made it. Fix: make it" in result.faults[0]
+
+
 def test_threads_do_not_change_the_result(converted):
     _, tflite = converted
     np.testing.assert_array_equal(predict(tflite, images(3)), predict(tflite, images(3), threads=2))

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import rebuilding
-from hbnn_larq.edge.flatbuffer import BINARY_CONV, Op, unpack_bits
+from hbnn_larq.edge.flatbuffer import BINARY_CONV, Op, TFLiteFile, unpack_bits
 from hbnn_larq.edge.obstacles import obstacle
 from hbnn_larq.rebuilding import Layer
 
@@ -178,12 +178,17 @@ def wrong_weights(kernel: Kernel) -> str | None:
     return None
 
 
-def why_float(kernel: Kernel) -> tuple[str, str]:
+def why_float(kernel: Kernel, file: TFLiteFile) -> tuple[str, str]:
     """(reason, fix) for a 1-bit kernel that the file does not compute with a binary op."""
     assert kernel.argument is not None
     found = obstacle(kernel.layer, kernel.argument)
     if found is not None:
         return found.reason, found.fix
+    if not any(op.name.startswith("Lce") for op in file.ops):
+        return (
+            "the file has not one op of LCE, so another converter made it",
+            "make it with hbnn convert, or edge.convert(model)",
+        )
     return (
         "the converter did not recognize it",
         "compare the layer with one that converts: QuantConv2D with signs for input and kernel, "

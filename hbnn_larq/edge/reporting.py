@@ -161,7 +161,7 @@ def report(
     rewrites = metadata.read(content).rewrites
     skipped = {change["layer"]: change["change"] for change in rewrites if change.get("skipped")}
     layers = tuple(
-        _layer_report(kernel, agreement, skipped.get(kernel.layer.name)) for kernel in kernels
+        _layer_report(kernel, file, agreement, skipped.get(kernel.layer.name)) for kernel in kernels
     )
     faults = [fault for layer in layers for fault in _faults(layer)]
     faults += _stray_ops(file, kernels)
@@ -187,7 +187,9 @@ def report(
     )
 
 
-def _layer_report(kernel: Kernel, agreement: Agreement | None, skipped: str | None) -> LayerReport:
+def _layer_report(
+    kernel: Kernel, file: TFLiteFile, agreement: Agreement | None, skipped: str | None
+) -> LayerReport:
     ops = kernel.ops
     is_binary = bool(ops) and all(op.name == BINARY_CONV for op in ops)
     asked = "float"
@@ -196,7 +198,7 @@ def _layer_report(kernel: Kernel, agreement: Agreement | None, skipped: str | No
         asked = "1-bit" if has_signs else "1-bit weights"
     reason, fix = "", ""
     if kernel.one_bit and not is_binary:
-        reason, fix = placement.why_float(kernel)
+        reason, fix = placement.why_float(kernel, file)
         if skipped is not None:
             reason += f", and as a rewritten one it is {skipped}"
             fix = "make this layer float: binary it would cost more than it saves"

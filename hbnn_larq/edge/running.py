@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hbnn_larq.edge import engine
+from hbnn_larq.edge.flatbuffer import TFLiteFile
 
 __all__ = ["predict"]
 
@@ -31,6 +32,13 @@ def read_tflite(tflite: bytes | str | os.PathLike[str], *, call: str) -> bytes:
             f"{call}: this is not a .tflite file ({len(data)} bytes without the mark TFL3). "
             "Make one with hbnn_larq.edge.convert(model, path)."
         )
+    try:
+        TFLiteFile(data)  # the interpreter would not look, but crash
+    except Exception as error:
+        raise ValueError(
+            f"{call}: this .tflite file is damaged; a part of its {len(data)} bytes points "
+            "nowhere, as where a copy was cut off. Copy it again, or convert the model again."
+        ) from error
     return data
 
 

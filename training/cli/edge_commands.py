@@ -215,13 +215,17 @@ def _benchmark(arguments: argparse.Namespace) -> int:
                 "--keep-twins: the twins are made from the model; name it with --model"
             )
         model = _load(arguments.model, None)[0] if arguments.model else None
-        result = timing.benchmark(
-            path,
-            model,
-            threads=arguments.threads,
-            runs=arguments.runs,
-            keep_twins=arguments.keep_twins,
-        )
+        try:
+            result = timing.benchmark(
+                path,
+                model,
+                threads=arguments.threads,
+                runs=arguments.runs,
+                keep_twins=arguments.keep_twins,
+            )
+        except RuntimeError as error:
+            print(f"hbnn: {error}", file=sys.stderr)
+            return 1
     print(result.to_json() if arguments.json else result.to_markdown(), end="\n" * arguments.json)
     if not arguments.json and not arguments.device_output:
         commands = timing.device_commands(path, arguments.threads or (1,))
