@@ -94,12 +94,14 @@ def test_convert_to_int8(folder, tmp_path, capsys):
 
 def test_report(folder, capsys):
     words = ["report", str(folder / "net.keras"), str(folder / "net.tflite"), "--images", "8"]
-    assert main([*words, "--json", "--twins"]) == 0
+    assert main([*words, "--json"]) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert result["ok"] and result["agreement"]["images"] == 8
     assert result["sizes"]["float"] > result["sizes"]["int8"] > 0
     assert "random noise" in captured.err
+    assert main([*words, "--no-twins"]) == 0
+    assert "Int8 twin" not in capsys.readouterr().out
 
 
 def test_predict_uses_preprocessing_and_labels_of_the_file(folder, tmp_path, capsys):

@@ -58,7 +58,6 @@ def register(commands: Any) -> None:
     _add_model(report)
     report.add_argument("file", metavar="FILE.tflite")
     _add_images(report)
-    report.add_argument("--twins", action="store_true", help="also size the float and int8 twins")
     report.add_argument("--json", action="store_true", help="print as JSON, not Markdown")
 
     predict = _add(
@@ -120,6 +119,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="data set to compare on; default: the run's own, or noise")
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N",
                         help="test images to compare on (%(default)s)")  # fmt: skip
+    parser.add_argument("--no-twins", action="store_true",
+                        help="leave out the sizes of the float and int8 twins")  # fmt: skip
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -147,7 +148,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     except RuntimeError as error:
         print(f"hbnn: {error}", file=sys.stderr)
         return 1
-    report = edge.report(model, content, images)
+    report = edge.report(model, content, images, twins=not arguments.no_twins)
     print(report.to_json() if arguments.json else report.to_markdown(), end="")
     if not arguments.json:
         print(f"\nsaved {arguments.output}")
@@ -159,7 +160,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     model, dataset = _load(arguments.model, arguments.data)
     images = _images(model, dataset, arguments.images)
-    report = edge.report(model, arguments.file, images, twins=arguments.twins)
+    report = edge.report(model, arguments.file, images, twins=not arguments.no_twins)
     print(report.to_json() if arguments.json else report.to_markdown(), end="")
     return 0 if report.ok else 1
 
