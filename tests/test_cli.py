@@ -104,6 +104,14 @@ def test_train_prints_what_it_will_do_and_what_came_out(capsys, tmp_path, tiny):
     assert code == 0 and " on 9 validation images of generated-8x8x1-3" in out
 
 
+def test_a_decay_that_is_given_is_not_rescaled(capsys, tmp_path, tiny):
+    code, out, _ = outcome(
+        capsys, "train", "tiny", "--workdir", str(tmp_path), "--set", "epochs=1",
+        "--set", "latent_decay=0.05",
+    )  # fmt: skip
+    assert code == 0 and "decay    latent_decay" not in out
+
+
 def test_train_as_it_stands_shows_the_claim_and_json_is_all_it_prints(capsys, tmp_path, tiny):
     code, out, _ = outcome(
         capsys, "train", "tiny", "--workdir", str(tmp_path), "--json", "--set", "epochs=1",
@@ -125,6 +133,7 @@ def test_train_as_it_stands_shows_the_claim_and_json_is_all_it_prints(capsys, tm
         (["train", "digits", "--set", "batch_size=5000"], "a batch holds 1 to 1077 of them"),
         (["recipes", "digit"], 'no recipe "digit". Closest: digits'),
         (["evaluate", "nowhere"], "there is no nowhere"),
+        (["evaluate", "README.md", "--dataset", "digits"], "is not a Keras model that can be"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(capsys, tmp_path, words, message):

@@ -126,6 +126,14 @@ def test_shortening_keeps_the_sum_and_says_so():
     assert "(epochs changed); --keep-decay keeps the old value" in notice
 
 
+def test_a_run_of_very_few_steps_is_not_made_to_forget():
+    old = find("digits")
+    tiny, notice = keep_decay_sum(old, old.changed(epochs=2), old_images=1077, new_images=1077)
+    assert tiny.forecast(1077).flips_per_step == pytest.approx(flip_rate.TOO_MANY_ABOVE)
+    assert tiny.latent_decay > old.latent_decay
+    assert "the most before a net forgets: the sum of lr * decay falls from 2.04 to 0.31" in notice
+
+
 def test_a_decay_of_base_points_that_is_set_is_rescaled_too():
     old = BASE.changed(base_point_decay=1e-4)
     short, _ = keep_decay_sum(old, old.changed(epochs=60), old_images=50_000, new_images=50_000)

@@ -133,6 +133,12 @@ def test_bad_studies_are_named_before_anything_is_trained(tiny, trained, call, m
     assert trained == []
 
 
+def test_a_misspelt_method_shows_before_the_others_have_run(tmp_path, tiny, trained):
+    with pytest.raises(ValueError, match="foo"):
+        compare.compare(TINY, ["ste_sign", "foo"], tmp_path, dataset=tiny, say=silent)
+    assert trained == [] and list(tmp_path.iterdir()) == []
+
+
 def test_choosing_on_test_images_must_be_asked_for(tmp_path, tiny):
     bare = data.Dataset(**{**vars(tiny), "validation": tiny.train.chosen(np.arange(0))})
     with pytest.raises(ValueError, match=r"no validation split. Hold some training images out"):

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from hbnn_larq import plots
-from hbnn_larq.training import checkpoints, data
+from hbnn_larq.training import checkpoints, data, run
 from hbnn_larq.training.recipe import Recipe
 from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, spread
 
@@ -76,7 +78,8 @@ def compare(
         What is in `compare.json`.
 
     # Raises
-        ValueError: for fewer than two methods, a method given twice, a split without images.
+        ValueError: for fewer than two methods, a method given twice or unknown, a split without
+            images.
     """
     if len(methods) < 2 or len(set(methods)) < len(methods):
         raise ValueError(f"compare(methods={list(methods)}): two or more different methods.")
@@ -89,7 +92,10 @@ def compare(
             f"compare: {dataset.name} has no validation split. Hold some training images out "
             "(--set hold_out=5000), or compare on the test split (--split test)."
         )
-    recipes = {words: method(recipe, words) for words in methods}  # all checked before any runs
+    recipes = {words: method(recipe, words) for words in methods}
+    for changed in recipes.values():  # a misspelt method shows now, not after the others have run
+        run.build_model(changed, dataset.image_shape, dataset.num_classes)
+    tf.keras.backend.clear_session()
     results = {
         words: repeat(
             changed, workdir / words.replace(":", "-"), seeds=seeds, dataset=dataset, say=say
@@ -100,7 +106,7 @@ def compare(
     rows = []
     for words, runs in results.items():
         values = accuracy(runs, split)
-        flips = [run["flips"]["measured_per_step"] for run in runs if run["flips"]]
+        flips = [one["flips"]["measured_per_step"] for one in runs if one["flips"]]
         difference = None if words == methods[0] else paired_difference(values, reference)
         rows.append(
             {
@@ -119,7 +125,7 @@ def compare(
                 "text": str(spread(values)),
                 "difference_text": "reference" if difference is None else str(difference),
                 "flips_per_step": spread(flips).mean if flips else None,
-                "seconds": spread([run["seconds"] for run in runs]).mean,
+                "seconds": spread([one["seconds"] for one in runs]).mean,
             }
         )
     outcome = {"recipe": asdict(recipe), "split": split, "seeds": seeds, "methods": rows}

@@ -302,7 +302,9 @@ def keep_decay_sum(
     """Rescales the decay of a changed recipe so that its weights still flip often enough.
 
     The sum over training of learning rate times decay of the latents decides how far a binary net
-    gets (see `hbnn_larq.flip_rate`); a shorter run, a larger batch or a lower rate shrinks it.
+    gets (see `hbnn_larq.flip_rate`); a shorter run, a larger batch or a lower rate shrinks it. A
+    run of very few steps cannot make up for that: more than 2 % of flips per step (or more than
+    the old recipe has) are never asked for.
 
     # Arguments
         old: the recipe before the change.
@@ -324,12 +326,22 @@ def keep_decay_sum(
     factor = float(before.sum() / after.sum())
     if math.isclose(factor, 1.0, rel_tol=1e-9):
         return new, None
+    most = max(flip_rate.TOO_MANY_ABOVE, old.forecast(old_images).flips_per_step)
+    ceiling = flip_rate.decay_for_flip_rate(most, after.tolist(), new.momentum)
+    total = flip_rate.decay_sum(before.tolist(), old.latent_decay)
+    aim = f"so that the sum of lr * decay stays {total:.3g}"
+    if factor > 1 and new.latent_decay * factor > ceiling:
+        factor = max(ceiling / new.latent_decay, 1.0)
+        left = flip_rate.decay_sum(after.tolist(), new.latent_decay * factor)
+        aim = (
+            f"the most before a net forgets: the sum of lr * decay falls from {total:.3g} to "
+            f"{left:.3g}, too few steps to keep it"
+        )
     scaled: dict[str, Any] = {"latent_decay": new.latent_decay * factor}
     if new.base_point_decay is not None and "base_point_decay" not in changed:
         scaled["base_point_decay"] = new.base_point_decay * factor
     notice = (
-        f"latent_decay {new.latent_decay:.4g} -> {scaled['latent_decay']:.4g}, so that the sum of "
-        f"lr * decay stays {flip_rate.decay_sum(before.tolist(), old.latent_decay):.3g} "
+        f"latent_decay {new.latent_decay:.4g} -> {scaled['latent_decay']:.4g}, {aim} "
         f"({', '.join(relevant)} changed); --keep-decay keeps the old value"
     )
     return new.changed(**scaled), notice

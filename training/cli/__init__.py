@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -25,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Returns
         The exit code.
     """
-    # Before TensorFlow is imported: its start-up log would bury what a command prints.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Before TensorFlow is imported: its start-up log would bury what a command prints. Its errors
+    # reach us as exceptions all the same.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:

@@ -254,7 +254,8 @@ def _apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, l
         changes[field] = value
     recipe = original.changed(**changes)
     # How many pictures a user's folder holds is not known yet, and no recipe is made for them.
-    if arguments.keep_decay or recipe == original or recipe.dataset == "pictures":
+    given = arguments.keep_decay or "latent_decay" in changes
+    if given or recipe == original or recipe.dataset == "pictures":
         return recipe, []
     recipe, notice = keep_decay_sum(
         original,
@@ -328,9 +329,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     if recipe:
         dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
-    import tensorflow as tf
+    from hbnn_larq import rebuilding
 
-    model = tf.keras.models.load_model(path, compile=False)
+    model = rebuilding.load(path, call="hbnn evaluate")
     figures = run.evaluate(model, dataset, arguments.split)
     if arguments.json:
         print(json.dumps({"model": str(path), "data": name, **figures}, indent=2))
