@@ -4,7 +4,14 @@ Importing this package is enough for `load_model` to find everything in it.
 """
 
 import importlib
+import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
+
+# The `hbnn` command comes by here before its own code runs. TensorFlow's start-up log would bury
+# what it prints; errors reach it as exceptions. Other programs keep the log that they asked for.
+if os.path.basename(sys.argv[0] if sys.argv else "").split(".")[0] == "hbnn":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 

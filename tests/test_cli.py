@@ -1,8 +1,10 @@
 """The `hbnn` command: what it prints, what it exits with, what it says when used wrongly."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from micro import micro_model
@@ -162,3 +164,15 @@ def test_a_fault_in_a_run_is_exit_code_1(capsys, tmp_path, monkeypatch, tiny, er
     monkeypatch.setattr(run, "fit", fail)
     code, _, err = outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))
     assert code == 1 and err == f"hbnn: {error}\n"
+
+
+def test_the_command_prints_its_answer_and_nothing_of_tensorflow():
+    script = Path(sys.executable).with_name("hbnn")
+    if not script.exists():
+        pytest.skip("the package is not installed")
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [script, "recipes", "digits"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith("name  ")
+    assert done.stderr == ""

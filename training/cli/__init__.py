@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -26,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Returns
         The exit code.
     """
-    # Before TensorFlow is imported: its start-up log would bury what a command prints. Its errors
-    # reach us as exceptions all the same.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Advice about retracing is for programmers; a study makes one graph per run on purpose.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     parser = _parser()
     arguments = parser.parse_args(argv)
