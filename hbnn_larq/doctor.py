@@ -165,12 +165,14 @@ def examine_epoch(
     *,
     predicted: float | None = None,
     measured: float | None = None,
+    latent_decay: float | None = None,
 ) -> list[Finding]:
     """What the bits before and after an epoch say.
 
     # Arguments
         before, after: `binary_weights(model)` at both times.
         predicted, measured: shares of weights that flip per step, of the law and of the run.
+        latent_decay: of the run, to say which one would give the prediction.
 
     # Returns
         Findings on layers whose filters do not move, and on a run far from its prediction.
@@ -197,13 +199,22 @@ def examine_epoch(
                 )
             )
     if predicted and measured is not None and not predicted / 3 <= measured <= predicted * 3:
+        fix = (
+            "Early epochs may differ; later on look for clipped gradients, another decay than the "
+            "recipe's, or layers that are not trained."
+        )
+        if latent_decay and measured:
+            decay = latent_decay * (predicted / measured) ** 2  # flips go with its root
+            fix += (
+                f" By the law a latent_decay of about {decay:.2g} instead of {latent_decay:.3g} "
+                "would make up for it."
+            )
         findings.append(
             Finding(
                 "flips-off-the-law",
                 "training",
                 f"{measured:.2%} of the weights flipped per step, {predicted:.2%} were predicted",
-                "Early epochs may differ; later on look for clipped gradients, another decay than "
-                "the recipe's, or layers that are not trained.",
+                fix,
             )
         )
     return findings

@@ -324,7 +324,9 @@ def test_an_epoch_without_flips(rng):
     ]
     assert "6 of its 8 filters" in findings[1].message
     off = doctor.examine_epoch({}, {}, predicted=0.01, measured=0.001)
-    assert [f.code for f in off] == ["flips-off-the-law"]
+    assert [f.code for f in off] == ["flips-off-the-law"] and "latent_decay" not in off[0].fix
+    (off,) = doctor.examine_epoch({}, {}, predicted=0.01, measured=0.0025, latent_decay=0.002)
+    assert off.fix.endswith("latent_decay of about 0.032 instead of 0.002 would make up for it.")
     assert doctor.examine_epoch({}, {}, predicted=0.01, measured=0.008) == []
 
 

@@ -439,7 +439,11 @@ class _Run:
         settled = rates[:earlier].sum() < SETTLED_SUM <= rates[: self.step].sum()
         if settled and self.recipe.flip_rate is None:
             found += examine_epoch(
-                {}, {}, predicted=row["flips_predicted"], measured=row["flips_per_step"]
+                {},
+                {},
+                predicted=row["flips_predicted"],
+                measured=row["flips_per_step"],
+                latent_decay=self.recipe.latent_decay,
             )
         self.findings += map(asdict, found)
         for finding in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -254,16 +253,17 @@ def _refuse_spatial_scale(graph_def: Any, call: str) -> None:
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(graph_def, name="")
 
-    @functools.cache
-    def is_constant(name: str) -> bool:
-        before = sources(nodes[name])
-        return nodes[name].op == "Const" or (
-            bool(before) and all(is_constant(node.name) for node in before)
-        )
+    varying: set[str] = set()  # what depends on an input
+    waiting = [op for op in graph.get_operations() if op.type == "Placeholder"]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in varying:
+            varying.add(operation.name)
+            waiting += [reader for y in operation.outputs for reader in y.consumers()]
 
     def constant_shape(node: Any) -> tf.TensorShape | None:
         """The shape of a constant, or of what depends on constants alone (a product of them)."""
-        if not is_constant(node.name):
+        if node.name in varying:
             return None
         return graph.get_tensor_by_name(f"{node.name}:0").shape
 

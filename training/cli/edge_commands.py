@@ -299,10 +299,15 @@ def _found_in_training(folder: Path) -> list[Any]:
     path = folder / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     findings = [doctor.Finding(**finding) for finding in results.get("findings") or []]
-    flips = results.get("flips")
-    if flips and not any(finding.code == "flips-off-the-law" for finding in findings):
+    flips, recipe = results.get("flips"), results.get("recipe") or {}
+    said = any(finding.code == "flips-off-the-law" for finding in findings)
+    if flips and not said and recipe.get("flip_rate") is None:  # else they were asked for
         findings += doctor.examine_epoch(
-            {}, {}, predicted=flips["predicted_per_step"], measured=flips["measured_per_step"]
+            {},
+            {},
+            predicted=flips["predicted_per_step"],
+            measured=flips["measured_per_step"],
+            latent_decay=recipe.get("latent_decay"),
         )
     return findings
 
