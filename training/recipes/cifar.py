@@ -12,6 +12,7 @@ latent weights and base points, not on batch normalisation (`decay_all`); one ve
 from dataclasses import replace
 
 from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.recipes.twins import boundary, full_precision
 
 RESNET18 = Recipe(
     name="cifar10-resnet18",
@@ -28,26 +29,10 @@ RESNET18 = Recipe(
     latent_decay=5e-4,
     paper_top1=93.0,
 )
-RESNET18_BOUNDARY = replace(
-    RESNET18,
-    name="cifar10-resnet18-boundary",
-    source="HBNN Table 2, ResNet18, W/A 1/1, boundary of D_1",
-    kernel_quantizer="hyperbolic_boundary",
-    r=1.0,
-    paper_top1=92.8,
-)
 RESNET18_WEIGHTS = replace(
     RESNET18,
     name="cifar10-resnet18-w1a32",
     source="HBNN Table 2, ResNet18, W/A 1/32, D_0.05",
-    input_quantizer=None,
-    paper_top1=94.8,
-)
-RESNET18_FLOAT = replace(
-    RESNET18,
-    name="cifar10-resnet18-float",
-    source="HBNN Table 2, ResNet18, full precision",
-    kernel_quantizer=None,
     input_quantizer=None,
     paper_top1=94.8,
 )
@@ -59,30 +44,14 @@ VGG_SMALL = replace(
     shortcut=None,
     paper_top1=93.0,
 )
-VGG_SMALL_BOUNDARY = replace(
-    VGG_SMALL,
-    name="cifar10-vggsmall-boundary",
-    source="HBNN Table 2, VGGsmall, W/A 1/1, boundary of D_1",
-    kernel_quantizer="hyperbolic_boundary",
-    r=1.0,
-    paper_top1=92.8,
-)
-VGG_SMALL_FLOAT = replace(
-    VGG_SMALL,
-    name="cifar10-vggsmall-float",
-    source="HBNN Table 2, VGGsmall, full precision",
-    kernel_quantizer=None,
-    input_quantizer=None,
-    paper_top1=94.1,
-)
 CIFAR10 = (
     RESNET18,
-    RESNET18_BOUNDARY,
+    boundary(RESNET18, top1=92.8),
     RESNET18_WEIGHTS,
-    RESNET18_FLOAT,
+    full_precision(RESNET18, top1=94.8),
     VGG_SMALL,
-    VGG_SMALL_BOUNDARY,
-    VGG_SMALL_FLOAT,
+    boundary(VGG_SMALL, top1=92.8),
+    full_precision(VGG_SMALL, top1=94.1),
 )
 
 # The same rows on CIFAR-100: other data, its own constants, other claims.

@@ -10,6 +10,7 @@ The paper gives SGD with momentum 0.9, learning rate 0.1 on a cosine, decay 1e-4
 from dataclasses import replace
 
 from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.recipes.twins import boundary, full_precision
 
 RESNET18 = Recipe(
     name="imagenet-resnet18",
@@ -27,24 +28,6 @@ RESNET18 = Recipe(
     paper_top1=61.5,
     paper_top5=83.3,
 )
-RESNET18_BOUNDARY = replace(
-    RESNET18,
-    name="imagenet-resnet18-boundary",
-    source="HBNN Table 3, ResNet18, W/A 1/1, boundary of D_1",
-    kernel_quantizer="hyperbolic_boundary",
-    r=1.0,
-    paper_top1=61.5,
-    paper_top5=83.3,
-)
-RESNET18_FLOAT = replace(
-    RESNET18,
-    name="imagenet-resnet18-float",
-    source="HBNN Table 3, ResNet18, full precision",
-    kernel_quantizer=None,
-    input_quantizer=None,
-    paper_top1=69.6,
-    paper_top5=89.2,
-)
 RESNET34 = replace(
     RESNET18,
     name="imagenet-resnet34",
@@ -53,29 +36,11 @@ RESNET34 = replace(
     paper_top1=65.7,
     paper_top5=86.2,
 )
-RESNET34_BOUNDARY = replace(
-    RESNET34,
-    name="imagenet-resnet34-boundary",
-    source="HBNN Table 3, ResNet34, W/A 1/1, boundary of D_1",
-    kernel_quantizer="hyperbolic_boundary",
-    r=1.0,
-    paper_top1=65.6,
-    paper_top5=86.0,
-)
-RESNET34_FLOAT = replace(
-    RESNET34,
-    name="imagenet-resnet34-float",
-    source="HBNN Table 3, ResNet34, full precision",
-    kernel_quantizer=None,
-    input_quantizer=None,
-    paper_top1=73.3,
-    paper_top5=91.3,
-)
 RECIPES = (
     RESNET18,
-    RESNET18_BOUNDARY,
-    RESNET18_FLOAT,
+    boundary(RESNET18, top1=61.5, top5=83.3),
+    full_precision(RESNET18, top1=69.6, top5=89.2),
     RESNET34,
-    RESNET34_BOUNDARY,
-    RESNET34_FLOAT,
+    boundary(RESNET34, top1=65.6, top5=86.0),
+    full_precision(RESNET34, top1=73.3, top5=91.3),
 )
