@@ -60,7 +60,7 @@ _NETS = {
     ),
 }  # fmt: skip
 IMAGES = {"digits": 1077, "textures": 3000}
-DEVELOPMENT = ("digits-vgg-20", "textures-vgg-20")
+DEVELOPMENT = ("digits-vgg-20", "textures-vgg-5", "textures-vgg-20")
 
 LEARNING_RATES = (0.03, 0.1, 0.3)
 DECAY_SUMS = (0.1, 0.3, 1.0, 3.0)
@@ -79,6 +79,10 @@ VARIANTS = (
     "ste_sign:flip_rate=0.01:schedule=linear",
     "hyperbolic_boundary:r=1:flip_rate=0.01",
     "approx_sign:flip_rate=0.01",
+    "ste_sign:flip_rate=0.01:learning_rate=0.03",
+    "ste_sign:flip_rate=0.003:learning_rate=0.03",
+    "ste_sign:flip_rate=0.01:flip_direction=adaptive:learning_rate=0.03",
+    "ste_sign:flip_rate=0.01:granularity=layer:learning_rate=0.03",
 )
 # Same learning rate and sum of lr * decay for all: plain sign at the same point is among them.
 # Rivals come with the activation that was published with them.
@@ -203,7 +207,7 @@ def lead(case: str, results: Results) -> Iterator[Run]:
 
 def development(case: str, results: Results) -> Iterator[Run]:
     """Which setting of GeodesicSGD: judged by validation accuracy on choosing seeds."""
-    seeds = CHOOSING[:2] if case.startswith("digits") else CHOOSING[:1]  # by what a run costs
+    seeds = CHOOSING[:1] if case == "textures-vgg-20" else CHOOSING[:2]  # by what a run costs
     for seed, words in itertools.product(seeds, VARIANTS):
         yield Run(case, words, seed)
 
@@ -228,17 +232,18 @@ PLAN = [
     ("development", "digits-vgg-20"),
     ("lead", "digits-vgg-20"),
     ("lead", "digits-vgg-5"),
+    ("development", "textures-vgg-5"),
     ("development", "textures-vgg-20"),
     ("lead", "textures-vgg-20"),
-    ("matched", "digits-vgg-20"),
+    ("lead", "textures-vgg-5"),
     ("placebo", "digits-vgg-20"),
     ("placebo", "digits-vgg-5"),
     ("lead", "digits-vgg-60"),
-    ("lead", "textures-vgg-5"),
-    ("placebo", "textures-vgg-20"),
     ("lead", "textures-resnet18-5"),
-    ("placebo", "digits-vgg-60"),
+    ("matched", "digits-vgg-20"),
+    ("placebo", "textures-vgg-20"),
     ("placebo", "textures-vgg-5"),
+    ("placebo", "digits-vgg-60"),
     ("lead", "textures-resnet18-20"),
     ("matched", "textures-vgg-20"),
     ("lead", "textures-vgg-60"),

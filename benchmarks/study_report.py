@@ -200,7 +200,8 @@ def _development_table(results: Results, case: str) -> str:
             100 * results.mean(case, words, CHOOSING, what) for what in ("flips_expected", "flips")
         )
         lines.append(
-            f"| {words} | {spread(values)} ({len(values)}) | {spread(losses).mean:.3f} | "
+            f"| {words} | {spread(values)} ({len(values)}) | "
+            f"{f'{spread(losses).mean:.3f}' if losses else '-'} | "
             f"{asked:.2f}, {seen:.2f} |"
         )
     return "\n".join([*lines, ""])
