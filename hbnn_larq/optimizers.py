@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import tensorflow as tf
 from larq import utils
@@ -50,10 +51,10 @@ def filter_axis_of(variable: tf.Variable) -> tuple[int, ...] | None:
     return getattr(variable, "_hbnn_filter_axis", None)
 
 
-class _Divided:
+class _Divided(tf.keras.optimizers.Optimizer):
     """An optimizer that keeps some variables to itself and leaves the others to another one."""
 
-    others: tf.keras.optimizers.Optimizer | None
+    others: Any  # an optimizer, or None where there is no other
 
     def _is_mine(self, variable: tf.Variable) -> bool:
         raise NotImplementedError
@@ -255,7 +256,7 @@ DIRECTIONS = ("momentum", "sign", "adaptive")
 
 
 @utils.register_keras_custom_object
-class GeodesicSGD(_Divided, tf.keras.optimizers.Optimizer):
+class GeodesicSGD(_Divided):
     r"""Turns latent weights by a scheduled angle: the flip rate is set, not hoped for.
 
     The sign ignores the length of a latent vector, so the vectors live on a sphere, such as the
