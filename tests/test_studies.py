@@ -233,6 +233,7 @@ def test_verdicts_call_noise_noise(scores, expected):
     assert search_report._verdict(keyed, None, 3) == expected
 
 
+@pytest.mark.slow
 def test_hyperband_goes_on_from_what_it_stopped_and_survives_a_kill(tmp_path, tiny, trained):
     recipe = TINY.changed(epochs=3)
     arguments = {"tuner": "hyperband", "seeds": 1, "dataset": tiny, "low": 0.01, "high": 1.0}
@@ -259,6 +260,7 @@ def test_hyperband_goes_on_from_what_it_stopped_and_survives_a_kill(tmp_path, ti
     assert again["rows"] == whole["rows"]
 
 
+@pytest.mark.slow
 def test_each_layer_gets_its_own_r(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(run, "build_model", models.build_model)
     recipe = TINY.changed(width=1 / 16, epochs=1)
