@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hbnn_larq.edge import Benchmark, benchmark, timing
+from hbnn_larq.edge import Benchmark, benchmark, device, timing
 from hbnn_larq.training.cli import main
 
 pytest.importorskip("larq_compute_engine")
@@ -250,7 +250,7 @@ def test_benchmark_reads_a_device_back_into_the_same_table(folder, tmp_path, cap
     assert "| 4 | 0.51 (0.47 to 0.64) |" in row
     assert "2.8 MB | phone (mean, min to max) |" in row
     with pytest.raises(ValueError, match=r"there is no line like 'count=50"):
-        timing.read_device_output("nothing", "net.tflite", where="phone")
+        device.read_device_output("nothing", "net.tflite", where="phone")
 
 
 def test_several_runs_and_devices_fill_one_table(folder, tmp_path, capsys):
@@ -281,7 +281,7 @@ def test_several_runs_and_devices_fill_one_table(folder, tmp_path, capsys):
 
 
 def test_equal_times_are_printed_without_statistics_by_the_tool():
-    (row,) = timing.read_device_output(
+    (row,) = device.read_device_output(
         "count=1 curr=700\ncount=50 curr=498(all same)\n", "net.tflite", where="board"
     )
     assert (row.runs, row.median_ms, row.p10_ms, row.p90_ms) == (50, 0.498, 0.498, 0.498)

@@ -1,12 +1,10 @@
-"""Time a converted file beside its float and int8 twins, here or on a device."""
+"""Time a converted file beside its float and int8 twins, on this machine."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,8 +19,9 @@ import tensorflow as tf
 from hbnn_larq.edge import engine
 from hbnn_larq.edge.conversion import convert, write_atomically
 from hbnn_larq.edge.running import read_tflite
+from hbnn_larq.edge.twins import float_twin, int8_twin, twin_paths
 
-__all__ = ["Benchmark", "Timing", "benchmark", "device_commands", "read_device_output"]
+__all__ = ["Benchmark", "Timing", "benchmark"]
 
 CHILD = Path(__file__).with_name("timing_child.py")
 ROUNDS = 3  # the files take turns, so that a slow minute of the machine hits all of them
@@ -152,11 +151,9 @@ def benchmark(
     content = convert(model) if tflite is None else read_tflite(tflite, call=call)
     files = {"lce": content}
     if model is not None:
-        from hbnn_larq.edge.twins import float_twin, int8_twin
-
         files |= {"float": float_twin(model), "int8": int8_twin(model, images)}
     if keep_twins:
-        for name, path in _twin_paths(tflite).items():
+        for name, path in twin_paths(tflite).items():
             write_atomically(path, files[name])
     library = engine.interpreter_library(call)
     timings = []
@@ -205,126 +202,4 @@ def _timing(name: str, size: int, threads: int, parts: list[dict[str, Any]]) -> 
         p90_ms=float(p90),
         peak_mb=float(peak),
         where=f"{platform.machine()} {platform.system()}",
-    )
-
-
-def _twin_paths(path: Any) -> dict[str, Path]:
-    """Where the twins of a file lie."""
-    return {name: Path(path).with_suffix(f".{name}.tflite") for name in ("float", "int8")}
-
-
-def device_commands(path: str | os.PathLike[str], threads: Sequence[int] = (1,)) -> str:
-    """The commands that time a file on a phone or a Raspberry Pi, ready to paste.
-
-    The tool is LCE's build of TensorFlow Lite's benchmark tool, from LCE's releases; the device
-    pages in `docs/` say more. Twins that lie beside the file are timed too. What the tool prints
-    goes to a file for `read_device_output`.
-
-    # Arguments
-        path: the .tflite.
-        threads: thread counts to try.
-    """
-    files = [Path(path), *(twin for twin in _twin_paths(path).values() if twin.exists())]
-    pushed = " ".join(map(str, files))
-    folder = "/data/local/tmp"
-    phone: list[str] = []
-    pi: list[str] = []
-    for count, file in itertools.product(threads, files):
-        options = f"{file.name} --num_threads={count} --num_runs=50"
-        tee = "tee -a" if phone else "tee"
-        phone.append(
-            f"adb shell {folder}/lce_benchmark_model --graph={folder}/{options} 2>&1 "
-            f"| {tee} phone.txt"
-        )
-        pi.append(
-            f'ssh pi@raspberrypi.local "./lce_benchmark_model --graph={options}" 2>&1 '
-            f"| {tee} pi.txt"
-        )
-    return "\n".join(
-        [
-            "# Android phone (64-bit), over adb",
-            f"adb push lce_benchmark_model_android_arm64 {folder}/lce_benchmark_model",
-            f"adb push {pushed} {folder}/",
-            f"adb shell chmod +x {folder}/lce_benchmark_model",
-            *phone,
-            "",
-            "# Raspberry Pi or another 64-bit ARM board, over ssh",
-            "scp lce_benchmark_model_aarch64 pi@raspberrypi.local:lce_benchmark_model",
-            f"scp {pushed} pi@raspberrypi.local:",
-            "ssh pi@raspberrypi.local chmod +x lce_benchmark_model",
-            *pi,
-            "",
-            "# then read it back into the same table",
-            f"hbnn benchmark {path} --device-output phone.txt",
-        ]
-    )
-
-
-def read_device_output(
-    text: str, path: str | os.PathLike[str], *, where: str
-) -> tuple[Timing, ...]:
-    """The lines of the table from what `lce_benchmark_model` printed.
-
-    # Arguments
-        text: its output, of one run or of several, one after the other; Android's log will do.
-        path: the .tflite that it ran; runs of its twins are known by their names.
-        where: what to call the device.
-
-    # Returns
-        A `Timing` for each run.
-
-    # Raises
-        ValueError: there are no timings in the text, or those of another file.
-    """
-    call = "read_device_output(text)"
-    # Each run starts with its settings; the graph's name is among them, threads may come before.
-    runs = re.split(r"^(?=.*Log parameter values)|(?:^(?=.*STARTING!))", text, flags=re.MULTILINE)
-    timings = [_device_timing(run, Path(path), where, call) for run in runs if _counts(run)]
-    if not timings:
-        raise ValueError(
-            f"{call}: there is no line like 'count=50 first=... min=... max=... avg=...' in it. "
-            "Pass everything that lce_benchmark_model printed (2>&1)."
-        )
-    return tuple(timings)
-
-
-def _counts(run: str) -> list[dict[str, str]]:
-    """The statistics of a run as TensorFlow Lite prints them, warm-up first."""
-    lines = re.findall(r"\bcount=[1-9].*", run)
-    return [dict(re.findall(r"(\w+)=([\d.e+]+)", line)) for line in lines]
-
-
-def _device_timing(run: str, path: Path, where: str, call: str) -> Timing:
-    files = {path.name: ("lce", path)}
-    files |= {twin.name: (name, twin) for name, twin in _twin_paths(path).items()}
-    graph = re.search(r"Graph: \[(.*?)\]", run)
-    ran = Path(graph.group(1)).name if graph else path.name
-    if ran not in files:
-        raise ValueError(
-            f"{call}: the device ran {ran!r}, not {path.name!r} or its twins. Read the output back "
-            "with the file that it is about."
-        )
-    name, file = files[ran]
-    numbers = _counts(run)[-1]  # the first such line is the warm-up's
-    median = numbers.get("median")
-    low, high = numbers.get("p5"), numbers.get("p95")
-    note = " (p5 to p95)"
-    if median is None or low is None or high is None:  # equal times are printed as curr alone
-        median = numbers.get("avg", numbers["curr"])
-        low, high = numbers.get("min", median), numbers.get("max", median)
-        note = " (mean, min to max)"
-    threads = re.search(r"(?:Num threads|num_threads|CPU inference)[:=]\s*\[?(\d+)", run)
-    memory = re.search(r"overall=([\d.]+)", run)
-    megabytes = re.search(r"model file size \(MB\): ([\d.]+)", run)
-    size = 1e6 * float(megabytes.group(1)) if megabytes else 0.0
-    return Timing(
-        name=name,
-        bytes=file.stat().st_size if file.exists() else int(size),
-        threads=int(threads.group(1)) if threads else 1,
-        runs=int(numbers["count"]),
-        median_ms=float(median) / 1e3,
-        p10_ms=float(low) / 1e3,
-        p90_ms=float(high) / 1e3,
-        peak_mb=float(memory.group(1)) if memory else None,
-        where=where + note,
     )

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,11 @@ def int8_twin(model: tf.keras.Model, images: Any = None) -> bytes:
 
     converter.representative_dataset = representative
     return _convert(converter)
+
+
+def twin_paths(path: Any) -> dict[str, Path]:
+    """Where the twins of a file lie."""
+    return {name: Path(path).with_suffix(f".{name}.tflite") for name in ("float", "int8")}
 
 
 def calibration_inputs(model: tf.keras.Model, images: Any) -> list[np.ndarray]:

@@ -196,16 +196,16 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    from hbnn_larq.edge import timing
+    from hbnn_larq.edge import device, timing
 
     path = Path(arguments.file)
     if not path.is_file():
         raise FileNotFoundError(f"hbnn benchmark: there is no file {arguments.file!r}.")
     if arguments.device_output:
         timings = [
-            timing_line
+            line
             for output in map(Path, arguments.device_output)
-            for timing_line in timing.read_device_output(
+            for line in device.read_device_output(
                 output.read_text(encoding="utf-8", errors="replace"), path, where=output.stem
             )
         ]
@@ -229,7 +229,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
             return 1
     print(result.to_json() if arguments.json else result.to_markdown(), end="\n" * arguments.json)
     if not arguments.json and not arguments.device_output:
-        commands = timing.device_commands(path, arguments.threads or (1,))
+        commands = device.device_commands(path, arguments.threads or (1,))
         print("\nTo measure on a device:\n\n" + commands)
     return 0
 
