@@ -121,7 +121,7 @@ def _lead_table(results: Results, cases: list[str]) -> str:
             f"| {case} | {plain} | {_point(best)} | {ours} | "
             f"{_difference(results, case, GEODESIC, best, SEEDS)} | {momentum} | "
             f"{_difference(results, case, GEODESIC_MOMENTUM, best, SEEDS)} | {placebo} | "
-            f"{100 * asked:.2f}, {seen} | {min(grid):.1f}, {sum(grid) / len(grid):.1f} |"
+            f"{'-' if math.isnan(asked) else f'{100 * asked:.2f}'}, {seen} | {min(grid):.1f}, {sum(grid) / len(grid):.1f} |"
         )
     return "\n".join([*lines, ""])
 
