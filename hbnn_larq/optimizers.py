@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from numbers import Real
 from typing import Any
 
 import tensorflow as tf
@@ -51,6 +52,17 @@ def filter_axis_of(variable: tf.Variable) -> tuple[int, ...] | None:
     return getattr(variable, "_hbnn_filter_axis", None)
 
 
+def _other(others: Any, call: str) -> Any:
+    """The optimizer that `others` means, in Keras's present interface."""
+    found = tf.keras.optimizers.get(others)
+    if not isinstance(found, tf.keras.optimizers.Optimizer):
+        raise TypeError(
+            f"{call}(others={others!r}): a legacy optimizer can neither be built nor saved with "
+            "this one; give one of tf.keras.optimizers, such as tf.keras.optimizers.Adam(1e-3)."
+        )
+    return found
+
+
 class _Divided(tf.keras.optimizers.Optimizer):
     """An optimizer that keeps some variables to itself and leaves the others to another one."""
 
@@ -66,13 +78,32 @@ class _Divided(tf.keras.optimizers.Optimizer):
         return mine, [v for v in variables if not self._is_mine(v)]
 
     def apply_gradients(self, grads_and_vars, name=None, **kwargs):
-        if self.others is not None:
-            pairs = list(grads_and_vars)
-            rest = [(g, v) for g, v in pairs if not self._is_mine(v)]
-            if rest:
-                self.others.apply_gradients(rest, **kwargs)
-            grads_and_vars = [(g, v) for g, v in pairs if self._is_mine(v)]
-        return super().apply_gradients(grads_and_vars, name=name, **kwargs)
+        pairs = list(grads_and_vars)
+        if self.others is None or all(gradient is None for gradient, _ in pairs):
+            return super().apply_gradients(pairs, name=name, **kwargs)
+        rest = self._reached([(g, v) for g, v in pairs if not self._is_mine(v)])
+        mine = self._reached([(g, v) for g, v in pairs if self._is_mine(v)])
+        if rest:
+            self.others.apply_gradients(rest, **kwargs)
+        if mine:
+            return super().apply_gradients(mine, name=name, **kwargs)
+        self._compute_current_learning_rate()
+        return self.iterations.assign_add(1)  # Keras counts no step that moves nothing
+
+    def _reached(self, pairs):
+        """The pairs, or none of them where not one has a gradient, which Keras would refuse."""
+        if not pairs or any(gradient is not None for gradient, _ in pairs):
+            return pairs
+        names = ", ".join(variable.name for _, variable in pairs)
+        tf.get_logger().warning("%s: no gradient reaches %s; they stay.", self.name, names)
+        return []
+
+    def finalize_variable_values(self, var_list):
+        """Put moving averages in place, where `use_ema` asks for them."""
+        mine, rest = self._split(var_list)
+        super().finalize_variable_values(mine)
+        if rest:
+            self.others.finalize_variable_values(rest)
 
     @property
     def variables(self):
@@ -134,6 +165,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
     # Raises
         ValueError: a decay below 0 or not finite, an unknown `step`, or `others` together with
             arguments that would have no effect.
+        TypeError: a legacy optimizer as `others`.
 
     # References
         - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)
@@ -166,8 +198,8 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             raise ValueError(
                 f"MobiusSGD(step={step!r}): the rules are {', '.join(poincare.STEP_RULES)}."
             )
-        if isinstance(others, dict | str):
-            others = tf.keras.optimizers.get(others)
+        if others is not None:
+            others = _other(others, "MobiusSGD")
         if others is not None and (momentum or nesterov or weight_decay or latent_decay):
             raise ValueError(
                 "MobiusSGD(others=...): with another optimizer for everything but base points, "
@@ -304,7 +336,9 @@ class GeodesicSGD(_Divided):
 
     # Raises
         ValueError: a flip rate outside [0, 0.5], a momentum or `squares` outside [0, 1), an
-            unknown granularity or direction, or in training a kernel without noted filters.
+            unknown granularity or direction, a `weight_decay`, or in training a kernel without
+            noted filters.
+        TypeError: a legacy optimizer as `others`.
 
     # References
         - Optimizing on the sphere: [Optimization Algorithms on Matrix
@@ -324,10 +358,16 @@ class GeodesicSGD(_Divided):
         name="GeodesicSGD",
         **kwargs,
     ):
-        if isinstance(flip_rate, int | float) and not 0 <= flip_rate <= 0.5:
+        scheduled = isinstance(flip_rate, tf.keras.optimizers.schedules.LearningRateSchedule)
+        if not scheduled and not (isinstance(flip_rate, Real) and 0 <= flip_rate <= 0.5):
             raise ValueError(
                 f"GeodesicSGD(flip_rate={flip_rate!r}): a share of the weights per step, 0 to 0.5; "
-                "one percent is 0.01."
+                "one percent is 0.01. It may be a schedule."
+            )
+        if kwargs.get("weight_decay"):
+            raise ValueError(
+                f"GeodesicSGD(weight_decay={kwargs['weight_decay']!r}): it would only shorten "
+                "latent weights, of which the direction alone counts; give it to `others`."
             )
         for key, value in {"momentum": momentum, "squares": squares}.items():
             if not 0 <= value < 1:
@@ -343,7 +383,7 @@ class GeodesicSGD(_Divided):
         with tf.name_scope("latents"):
             super().__init__(name=name, **kwargs)
             self._learning_rate = self._build_learning_rate(flip_rate)
-        self.others = tf.keras.optimizers.get(others)
+        self.others = _other(others, "GeodesicSGD")
         self.momentum = momentum
         self.granularity = granularity
         self.direction = direction

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from hbnn_larq.callbacks import FlipMonitor
-from hbnn_larq.optimizers import GeodesicSGD, MobiusSGD, filter_axis_of, is_latent
+from hbnn_larq.optimizers import GeodesicSGD, MobiusSGD, filter_axis_of, is_base_point, is_latent
 
 DIRECTIONS = ["momentum", "sign", "adaptive"]
 
@@ -320,10 +320,97 @@ def test_long_training_keeps_lengths(rng):
     np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), before, rtol=2e-5)
 
 
+# ------------------------------------------------------------------ one of both without work
+
+
+def two_kinds(trainable=True):
+    """A model with a latent and an ordinary kernel, and its variables."""
+    model = tf.keras.Sequential(
+        [
+            lq.layers.QuantDense(4, kernel_quantizer="hyperbolic", name="bits", use_bias=False),
+            tf.keras.layers.Dense(3, name="head", use_bias=False),
+        ]
+    )
+    model.build((None, 6))
+    model.get_layer("bits").trainable = trainable
+    return model
+
+
+@pytest.mark.parametrize("starved", ["mine", "others"])
+@pytest.mark.parametrize(
+    "make, is_mine",
+    [
+        (lambda: GeodesicSGD(0.02, others="sgd"), is_latent),
+        (lambda: MobiusSGD(0.02, others=tf.keras.optimizers.Adam()), is_base_point),
+    ],
+)
+def test_one_of_both_optimizers_may_get_no_gradient(make, is_mine, starved, caplog):
+    model, optimizer = two_kinds(), make()
+    variables = model.trainable_variables
+    reached = [is_mine(v) == (starved == "others") for v in variables]
+    before = [v.numpy() for v in variables]
+    gradients = [tf.ones(v.shape) if r else None for v, r in zip(variables, reached, strict=True)]
+    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    moved = [not np.array_equal(b, v.numpy()) for b, v in zip(before, variables, strict=True)]
+    assert moved == reached
+    assert int(optimizer.iterations) == 1
+    assert "no gradient reaches " in caplog.text
+    with pytest.raises(ValueError, match="No gradients provided for any variable"):
+        optimizer.apply_gradients([(None, v) for v in variables])
+
+
+def test_steps_are_counted_where_no_weight_is_binary():
+    flips = tf.keras.optimizers.schedules.PolynomialDecay(0.1, 10, 0.0)
+    for model in (two_kinds(trainable=False), tf.keras.Sequential([tf.keras.layers.Dense(2)])):
+        model.compile(GeodesicSGD(flips, others="sgd"), "mse")
+        before = model.predict(tf.ones((4, 6)), verbose=0)
+        model.fit(tf.ones((4, 6)), tf.zeros_like(before), epochs=3, verbose=0)
+        assert int(model.optimizer.iterations) == 3
+        assert float(model.optimizer.learning_rate) == pytest.approx(0.08)  # of the last step
+        assert np.ptp(model.predict(tf.ones((4, 6)), verbose=0) - before) > 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **ema: GeodesicSGD(0.05, tf.keras.optimizers.SGD(0.1, **ema), **ema),
+        lambda **ema: MobiusSGD(0.1, others=tf.keras.optimizers.SGD(0.1, **ema), **ema),
+    ],
+)
+def test_moving_averages_are_put_in_place_by_both(make):
+    """With a momentum of 1 the average is the start, whatever the steps did."""
+    model = two_kinds()
+    model.compile(make(use_ema=True, ema_momentum=1.0), "mse")
+    before = model.get_weights()
+    model.fit(tf.ones((4, 6)), tf.ones((4, 3)), epochs=3, verbose=0)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.compile(make(), "mse")
+    model.fit(tf.ones((4, 6)), tf.ones((4, 3)), epochs=3, verbose=0)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert all(moved)
+
+
 # ------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize("rate", [-0.01, 0.51, float("nan"), float("inf")])
+def test_legacy_optimizers_are_refused():
+    legacy = tf.keras.optimizers.legacy.SGD()
+    for optimizer in (GeodesicSGD, MobiusSGD):
+        message = rf"{optimizer.__name__}\(others=.*: a legacy optimizer can neither be built nor"
+        with pytest.raises(TypeError, match=message):
+            optimizer(0.01, others=legacy)
+
+
+def test_a_decay_that_turns_nothing_is_refused():
+    message = r"GeodesicSGD\(weight_decay=0.1\): it would only shorten .*; give it to `others`"
+    with pytest.raises(ValueError, match=message):
+        GeodesicSGD(0.01, weight_decay=0.1)
+
+
+@pytest.mark.parametrize(
+    "rate", [-0.01, 0.51, float("nan"), float("inf"), np.float32(0.6), "0.1", None]
+)
 def test_shares_that_are_none(rate):
     with pytest.raises(ValueError, match=r"GeodesicSGD\(flip_rate=.*\): a share of the weights"):
         GeodesicSGD(rate)
