@@ -36,14 +36,17 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: 
     return _write(figure, path)
 
 
-def flips_per_layer(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+def flips_per_layer(
+    rows: Sequence[Mapping[str, Any]], path: str | Path, *, expected: str = "flip-rate law"
+) -> Path:
     """Sign flips per step and against initialisation over epochs, one line per layer.
 
     # Arguments
         rows: one per epoch, with `epoch` and `layers`, which holds `flips_per_step` and
             `flips_vs_init` as `{layer: share}`; where a row has `flips_predicted`, the share per
-            step that the flip-rate law predicts for it, that is drawn as a dashed line.
+            step that is expected in it, that is drawn as a dashed line.
         path: the PNG file to write.
+        expected: what that line is called.
 
     # Returns
         `path`.
@@ -56,7 +59,7 @@ def flips_per_layer(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path
             axes.plot(epochs, [100 * row["layers"][key][layer] for row in rows], label=layer)
     if "flips_predicted" in rows[0]:
         predicted = [100 * row["flips_predicted"] for row in rows]
-        steps.plot(epochs, predicted, color="black", linestyle="--", label="flip-rate law")
+        steps.plot(epochs, predicted, color="black", linestyle="--", label=expected)
     steps.set(xlabel="epoch", ylabel="weights that flip per step (%)", ylim=(0, None))
     initial.set(xlabel="epoch", ylabel="weights that differ from the start (%)", ylim=(0, 60))
     steps.legend(fontsize="small")

@@ -91,9 +91,8 @@ def test_resumed_bit_for_bit(tiny, tmp_path):
 def test_forecast_says_that_it_is_asked():
     forecast = ASKING.changed(epochs=100).forecast(1000)
     assert forecast.steps == 10_000 and forecast.decay_sum is None
-    assert str(forecast) == (
-        "1.00 % of the binary weights per step asked for, over 10,000 steps: healthy"
-    )
+    assert forecast.origin == "asked for"
+    assert str(forecast) == "1.00 % of the binary weights per step over 10,000 steps: healthy"
 
 
 def test_a_shorter_run_asks_for_the_same_flips():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,12 +75,12 @@ def test_one_recipe_is_shown_with_its_predicted_flips(capsys):
     code, out, _ = outcome(capsys, "recipes", "cifar10-resnet18")
     assert code == 0
     assert "epochs             600\n" in out
-    assert "predicted flips    0.15 % of the binary weights per step" in out
+    assert "flips predicted    0.15 % of the binary weights per step" in out
     code, out, _ = outcome(capsys, "recipes", "cifar10-resnet18", "--json")
     shown = json.loads(out)
     assert shown["epochs"] == 600 and shown["forecast"]["steps"] == 117_600
     code, out, _ = outcome(capsys, "recipes", "cifar10-resnet18-float")
-    assert "predicted flips" not in out
+    assert "flips predicted" not in out
 
 
 def test_train_prints_what_it_will_do_and_what_came_out(capsys, tmp_path, tiny):
@@ -104,6 +105,15 @@ def test_train_prints_what_it_will_do_and_what_came_out(capsys, tmp_path, tiny):
     assert code == 0 and shown["top1"] == results["accuracy"]["test_top1"]
     code, out, _ = outcome(capsys, "evaluate", str(tmp_path / "run"), "--split", "validation")
     assert code == 0 and " on 9 validation images of generated-8x8x1-3" in out
+
+
+def test_flips_that_are_asked_for_are_called_so(capsys, tmp_path, tiny):
+    code, out, _ = outcome(
+        capsys, "train", "tiny", "--workdir", str(tmp_path), "--set", "flip_rate=0.02"
+    )
+    assert code == 0 and "predicted" not in out
+    assert re.search(r"\nflips    asked for \d.\d\d % of the binary weights per step over ", out)
+    assert re.search(r"\nflips    \d.\d\d % per step asked for, \d.\d\d % measured: ", out)
 
 
 def test_a_decay_that_is_given_is_not_rescaled(capsys, tmp_path, tiny):

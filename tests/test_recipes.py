@@ -134,10 +134,42 @@ def test_a_run_of_very_few_steps_is_not_made_to_forget():
     assert "the most before a net forgets: the sum of lr * decay falls from 2.04 to 0.31" in notice
 
 
+def test_a_decay_that_may_not_grow_is_said_to_stay():
+    """Ten times the rate in a hundredth of the steps: already the old decay flips too many."""
+    old = BASE.changed(latent_decay=0.02)
+    new = old.changed(epochs=2, learning_rate=5.0)
+    kept, notice = keep_decay_sum(old, new, old_images=50_000, new_images=50_000)
+    assert kept == new
+    assert notice.startswith("latent_decay stays 0.02, as more than 2.0% of flips per step are nev")
+    assert notice.endswith(" (epochs, learning_rate changed)")
+
+
+def test_a_restless_recipe_keeps_its_flips():
+    old = BASE.changed(latent_decay=1.0)
+    short = old.changed(epochs=60, learning_rate=0.05)
+    short, notice = keep_decay_sum(old, short, old_images=50_000, new_images=50_000)
+    had = old.forecast(50_000).flips_per_step
+    assert had > flip_rate.TOO_MANY_ABOVE
+    assert short.forecast(50_000).flips_per_step == pytest.approx(had, rel=1e-3)
+    assert "for as many flips as before: the sum of lr * decay falls from " in notice
+
+
+def test_where_nothing_decays_nothing_is_rescaled():
+    old = BASE.changed(latent_decay=0.0, base_point_decay=1e-4)
+    new = old.changed(epochs=60)
+    assert keep_decay_sum(old, new, old_images=50_000, new_images=50_000) == (new, None)
+
+
 def test_a_decay_of_base_points_that_is_set_is_rescaled_too():
     old = BASE.changed(base_point_decay=1e-4)
-    short, _ = keep_decay_sum(old, old.changed(epochs=60), old_images=50_000, new_images=50_000)
+    short, notice = keep_decay_sum(
+        old, old.changed(epochs=60), old_images=50_000, new_images=50_000
+    )
     assert short.base_point_decay == pytest.approx(1e-3, rel=1e-2)
+    assert notice.startswith(
+        "latent_decay 0.0005 -> 0.005 and base_point_decay 0.0001 -> 0.0009999"
+    )
+    assert notice.endswith("; --keep-decay keeps the old values")
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,7 @@ def test_tensorboard_holds_what_the_history_holds(unbroken):
     for row in results["history"]:
         epoch = row["epoch"]
         assert found["loss/train", epoch] == pytest.approx(row["loss"])
-        assert found["flips_per_step/law", epoch] == pytest.approx(row["flips_predicted"])
+        assert found["flips_per_step/expected", epoch] == pytest.approx(row["flips_predicted"])
         gain = row["layers"]["information_gain"]["conv"]
         assert found["information_gain/conv", epoch] == pytest.approx(gain)
 

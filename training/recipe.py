@@ -273,15 +273,16 @@ class FlipForecast:
     decay_sum: float | None
     verdict: str
 
+    @property
+    def origin(self) -> str:
+        """Where the number is from: "asked for" by the recipe, or "predicted" by the law."""
+        return "asked for" if self.decay_sum is None else "predicted"
+
     def __str__(self) -> str:
-        if self.decay_sum is None:
-            return (
-                f"{100 * self.flips_per_step:.2f} % of the binary weights per step asked for, over "
-                f"{self.steps:,} steps: {self.verdict}"
-            )
+        total = "" if self.decay_sum is None else f", sum of lr * decay {self.decay_sum:.3g}"
         return (
-            f"{100 * self.flips_per_step:.2f} % of the binary weights per step, sum of lr * decay "
-            f"{self.decay_sum:.3g} over {self.steps:,} steps: {self.verdict}"
+            f"{100 * self.flips_per_step:.2f} % of the binary weights per step{total} over "
+            f"{self.steps:,} steps: {self.verdict}"
         )
 
 
@@ -313,12 +314,13 @@ def keep_decay_sum(
 
     # Returns
         `(recipe, notice)`: the recipe with `latent_decay` (and `base_point_decay`, where it is
-        set) rescaled, and one line that says so; `(new, None)` where nothing had to be done,
-        because no field that matters changed or the change sets the decay itself.
+        set) rescaled, and one line that says so, or that says why it was not; `(new, None)` where
+        nothing had to be done, because no field that matters changed, the change sets the decay
+        itself, or no latent weight decays.
     """
     changed = old.differences(new)
     relevant = [name for name in _SCHEDULE_FIELDS if name in changed]
-    decays = new.binary_weights and new.flip_rate is None
+    decays = new.binary_weights and new.flip_rate is None and new.latent_decay > 0
     if not decays or "latent_decay" in changed or not relevant:
         return new, None
     before = old.learning_rates(old_images)
@@ -326,24 +328,29 @@ def keep_decay_sum(
     factor = float(before.sum() / after.sum())
     if math.isclose(factor, 1.0, rel_tol=1e-9):
         return new, None
-    most = max(flip_rate.TOO_MANY_ABOVE, old.forecast(old_images).flips_per_step)
+    had = min(old.forecast(old_images).flips_per_step, 0.5)
+    most = max(flip_rate.TOO_MANY_ABOVE, had)
     ceiling = flip_rate.decay_for_flip_rate(most, after.tolist(), new.momentum)
     total = flip_rate.decay_sum(before.tolist(), old.latent_decay)
+    causes = ", ".join(relevant)
     aim = f"so that the sum of lr * decay stays {total:.3g}"
     if factor > 1 and new.latent_decay * factor > ceiling:
         factor = max(ceiling / new.latent_decay, 1.0)
         left = flip_rate.decay_sum(after.tolist(), new.latent_decay * factor)
-        aim = (
-            f"the most before a net forgets: the sum of lr * decay falls from {total:.3g} to "
-            f"{left:.3g}, too few steps to keep it"
-        )
+        falls = f"the sum of lr * decay falls from {total:.3g} to {left:.3g}"
+        if factor == 1.0:
+            return new, (
+                f"latent_decay stays {new.latent_decay:.4g}, as more than {most:.1%} of flips per "
+                f"step are never asked for: {falls} ({causes} changed)"
+            )
+        why = "the most before a net forgets" if most > had else "for as many flips as before"
+        aim = f"{why}: {falls}, too few steps to keep it"
     scaled: dict[str, Any] = {"latent_decay": new.latent_decay * factor}
     if new.base_point_decay is not None and "base_point_decay" not in changed:
         scaled["base_point_decay"] = new.base_point_decay * factor
-    notice = (
-        f"latent_decay {new.latent_decay:.4g} -> {scaled['latent_decay']:.4g}, {aim} "
-        f"({', '.join(relevant)} changed); --keep-decay keeps the old value"
-    )
+    steps = " and ".join(f"{k} {getattr(new, k):.4g} -> {v:.4g}" for k, v in scaled.items())
+    kept = "value" if len(scaled) == 1 else "values"
+    notice = f"{steps}, {aim} ({causes} changed); --keep-decay keeps the old {kept}"
     return new.changed(**scaled), notice
 
 

@@ -511,7 +511,8 @@ class _Run:
         self._save_model(model)
         plots.learning_curves({recipe.name: self.history}, self.workdir / "learning_curves.png")
         if self.counter.names:
-            plots.flips_per_layer(self.history, self.workdir / "flips.png")
+            asked = {} if recipe.flip_rate is None else {"expected": "asked for"}
+            plots.flips_per_layer(self.history, self.workdir / "flips.png", **asked)
         _write_text(self.workdir / "results.json", json.dumps(results, indent=2) + "\n")
         return results
 

@@ -20,7 +20,7 @@ _PLAIN = {
     "validation_top1": "accuracy/validation",
     "learning_rate": "learning_rate",
     "flips_per_step": "flips_per_step/all_layers",
-    "flips_predicted": "flips_per_step/law",
+    "flips_predicted": "flips_per_step/expected",
 }
 
 

@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
         commands,
         "recipes",
         _recipes,
-        "list the recipes, or show one with the flips it predicts",
+        "list the recipes, or show one with the flips to expect",
         "hbnn recipes cifar10-resnet18",
     )
     recipes.add_argument("name", nargs="?", help="show this one in full")
@@ -190,7 +190,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
     for field, value in asdict(recipe).items():
         print(f"{field:17}  {_shown(value)}")
     if recipe.binary_weights:
-        print(f"{'predicted flips':17}  {forecast}")
+        print(f"{f'flips {forecast.origin}':17}  {forecast}")
     return 0
 
 
@@ -233,8 +233,9 @@ def _train(arguments: argparse.Namespace) -> int:
         + (f" (validation {validated:.2f} %)" if validated is not None else "")
     )
     if flips:
+        origin = recipe.forecast(images).origin
         print(
-            f"flips    {100 * flips['predicted_per_step']:.2f} % per step predicted, "
+            f"flips    {100 * flips['predicted_per_step']:.2f} % per step {origin}, "
             f"{100 * flips['measured_per_step']:.2f} % measured: {flips['verdict']}"
         )
     print(f"saved    {Path(arguments.workdir) / 'model.keras'}, results.json and plots beside it")
@@ -285,7 +286,8 @@ def _describe(
     elif original.paper_top1 is not None:
         say("paper    no number: changed from its row")
     if recipe.binary_weights:
-        say(f"flips    predicted {recipe.forecast(images)}")
+        forecast = recipe.forecast(images)
+        say(f"flips    {forecast.origin} {forecast}")
     say(f"folder   {workdir}        resume: run the same command again")
 
 
