@@ -26,6 +26,7 @@ from hbnn_larq.edge.obstacles import obstacle
 from hbnn_larq.optimizers import GeodesicSGD
 from hbnn_larq.quantizers import BallQuantizer
 from hbnn_larq.rebuilding import Layer
+from hbnn_larq.rivals import scheduled_quantizers
 
 __all__ = ["Finding", "examine", "examine_epoch", "examine_schedule", "to_json"]
 
@@ -87,8 +88,8 @@ def examine(
 
     # Arguments
         model: any built Keras model, before or after training.
-        optimizer: its optimizer, for the checks on decay, or on the flips that a `GeodesicSGD`
-            asks for.
+        optimizer: its optimizer, for the checks on decay, on the flips that a `GeodesicSGD` asks
+            for, and after training on schedules that never moved.
         learning_rates: one value per training step, for the prediction of flips; needs a
             `MobiusSGD` as optimizer. See `hbnn_larq.flip_rate`. Of a `GeodesicSGD` only the
             number of steps is used.
@@ -111,10 +112,13 @@ def examine(
     if optimizer is not None:
         findings += _decay(layers, optimizer)
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling
+        findings += _standing_schedules(model, inner)
         latents = [v for _, layer in layers for _, v in rebuilding.quantized_kernels(layer)]
         if isinstance(inner, GeodesicSGD) and latents:
-            findings += _asked_flips(inner, 1 if learning_rates is None else len(learning_rates))
-        if learning_rates is not None and latents and hasattr(inner, "decay_of"):
+            findings += _asked_flips(inner, None if learning_rates is None else len(learning_rates))
+        # A MobiusSGD with `others` moves no latents, and what moves them follows another law.
+        decays = hasattr(inner, "decay_of") and inner.others is None
+        if learning_rates is not None and latents and decays:
             findings += examine_schedule(
                 learning_rates, inner.decay_of(latents[0]), float(inner.momentum)
             )
@@ -186,7 +190,8 @@ def examine_epoch(
                     "never-flips",
                     path,
                     f"not one of its {bits.size} signs changed in an epoch",
-                    "Is the layer trainable and in the optimizer? Else raise latent_decay.",
+                    "Is the layer trainable and in the optimizer? Else raise latent_decay, or the "
+                    "flip_rate of a GeodesicSGD.",
                 )
             )
         elif np.mean(~changed) > OUTSIDE:
@@ -195,7 +200,8 @@ def examine_epoch(
                     "filters-never-flip",
                     path,
                     f"{int(np.sum(~changed))} of its {len(changed)} filters kept every sign",
-                    "Raise latent_decay: the flip-rate law says how far (hbnn_larq.flip_rate).",
+                    "Raise latent_decay: the flip-rate law says how far (hbnn_larq.flip_rate); of "
+                    "a GeodesicSGD, its flip_rate.",
                 )
             )
     if predicted and measured is not None and not predicted / 3 <= measured <= predicted * 3:
@@ -329,7 +335,7 @@ def _deployment(path: str, layer: Layer) -> Iterator[Finding]:
     for argument, variable in rebuilding.quantized_kernels(layer):
         if not rebuilding.is_binary_by_intent(layer, argument):
             continue
-        channels = int(variable.shape[-2])
+        channels = int(variable.shape[-2]) if variable.shape.rank > 1 else 1
         found = obstacle(layer, argument)
         if found is not None and found.code == "zero-scale":
             yield Finding(found.code, path, found.reason, _sentence(found.fix))
@@ -573,11 +579,29 @@ def _decay(layers: list[tuple[str, Layer]], optimizer: Any) -> Iterator[Finding]
                 )
 
 
-def _asked_flips(optimizer: GeodesicSGD, steps: int) -> Iterator[Finding]:
+def _standing_schedules(model: tf.keras.Model, optimizer: Any) -> Iterator[Finding]:
+    steps = int(getattr(optimizer, "iterations", 0))
+    standing = [q for q in scheduled_quantizers(model) if float(q.progress) == 0]
+    if steps and standing:
+        kinds = ", ".join(sorted({type(quantizer).__name__ for quantizer in standing}))
+        yield Finding(
+            "standing-schedule",
+            "training",
+            f"after {steps:,} steps the schedules of {len(standing)} quantizers ({kinds}) still "
+            "stand at their start",
+            "Give model.fit callbacks=[hbnn_larq.rivals.TrainingProgress(epochs)]; within the "
+            "first epoch all is well.",
+        )
+
+
+def _asked_flips(optimizer: GeodesicSGD, steps: int | None) -> Iterator[Finding]:
     """Flips are set here, not a consequence of rate and decay: only the number can be wrong."""
     asked = optimizer._learning_rate
     if isinstance(asked, tf.keras.optimizers.schedules.LearningRateSchedule):
-        highest = max(float(asked(step)) for step in np.linspace(0, steps - 1, 64).astype(int))
+        # Of unknown length: near and far, so that a warm-up does not hide the rest.
+        near_and_far = np.geomspace(1, 1e7, 128) - 1
+        looked = near_and_far if steps is None else np.linspace(0, steps - 1, 64)
+        highest = max(float(asked(step)) for step in looked.astype(int))
     else:
         highest = float(asked)
     highest = round(highest, 6)  # 5 % in float32 is a little more

@@ -305,6 +305,44 @@ def test_flips_that_are_asked_for_are_not_predicted(asked, codes, scheduled):
     assert all(f"asks for {asked:.2%} of the weights" in f.message for f in findings)
 
 
+def test_a_warm_up_does_not_hide_the_flips_that_are_asked_for():
+    class WarmUp(tf.keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.01 * tf.minimum(tf.cast(step, tf.float32) / 500, 1.0)
+
+    assert doctor.examine(net(conv()), optimizer=GeodesicSGD(WarmUp())) == []
+
+
+def test_the_law_says_nothing_of_latents_that_another_optimizer_moves():
+    optimizer = MobiusSGD(0.1, others=tf.keras.optimizers.Adam(), base_point_decay=0.1)
+    assert doctor.examine(net(conv()), optimizer=optimizer, learning_rates=cosine(0.1, 1200)) == []
+
+
+def test_a_schedule_that_nobody_moves(rng):
+    """`fit` without TrainingProgress leaves every rival at its start."""
+    model = net(conv(quantizer="recu", input_quantizer="ede_sign"))
+    model.compile("sgd", "mse")
+    assert doctor.examine(model, optimizer=model.optimizer) == []
+    images = rng.normal(size=(8, 8, 8, 3)).astype(np.float32)
+    model.fit(images, np.zeros((8, 4)), epochs=2, verbose=0)
+    (finding,) = doctor.examine(model, optimizer=model.optimizer)
+    assert finding.code == "standing-schedule" and "TrainingProgress(epochs)" in finding.fix
+    assert finding.message == (
+        "after 2 steps the schedules of 2 quantizers (EDESign, ReCU) still stand at their start"
+    )
+    callback = hbnn_larq.rivals.TrainingProgress(2)
+    model.fit(images, np.zeros((8, 4)), epochs=2, verbose=0, callbacks=[callback])
+    assert doctor.examine(model, optimizer=model.optimizer) == []
+
+
+def test_a_kernel_that_is_one_list_of_numbers():
+    layer = lq.layers.QuantLocallyConnected2D(
+        4, 3, input_quantizer="approx_sign", kernel_quantizer="ste_sign", implementation=3
+    )
+    codes = [finding.code for finding in doctor.examine(net(layer))]
+    assert codes == ["no-binary-op"]
+
+
 def test_base_points_without_decay():
     optimizer = MobiusSGD(0.1, latent_decay=5e-4, base_point_decay=0.0)
     findings = doctor.examine(net(conv()), optimizer=optimizer)
@@ -323,6 +361,7 @@ def test_an_epoch_without_flips(rng):
         ("filters-never-flip", "b"),
     ]
     assert "6 of its 8 filters" in findings[1].message
+    assert all("GeodesicSGD" in finding.fix for finding in findings)
     off = doctor.examine_epoch({}, {}, predicted=0.01, measured=0.001)
     assert [f.code for f in off] == ["flips-off-the-law"] and "latent_decay" not in off[0].fix
     (off,) = doctor.examine_epoch({}, {}, predicted=0.01, measured=0.0025, latent_decay=0.002)
