@@ -359,7 +359,7 @@ class GeodesicSGD(_Divided):
         **kwargs,
     ):
         scheduled = isinstance(flip_rate, tf.keras.optimizers.schedules.LearningRateSchedule)
-        if not scheduled and not (isinstance(flip_rate, Real) and 0 <= flip_rate <= 0.5):
+        if not scheduled and not (isinstance(flip_rate, Real) and 0 <= float(flip_rate) <= 0.5):
             raise ValueError(
                 f"GeodesicSGD(flip_rate={flip_rate!r}): a share of the weights per step, 0 to 0.5; "
                 "one percent is 0.01. It may be a schedule."
