@@ -62,7 +62,7 @@ _NETS = {
 IMAGES = {"digits": 1077, "textures": 3000}
 DEVELOPMENT = ("digits-vgg-20", "textures-vgg-5", "textures-vgg-20")
 
-LEARNING_RATES = (0.03, 0.1, 0.3)
+LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)
 DECAY_SUMS = (0.1, 0.3, 1.0, 3.0)
 GRID = tuple(
     f"ste_sign:learning_rate={rate}:decay_sum={total}"

@@ -68,7 +68,7 @@ def test_every_run_of_the_plan_is_a_recipe(study, tmp_path):
 
 @pytest.mark.parametrize("test", [0.0, 100.0])
 def test_the_choice_reads_validation_only(study, tmp_path, test):
-    better = study.GRID[7]
+    better = study.GRID[9]
     results = study.Results(tmp_path / "r.jsonl")
     finish(study, results, "lead", better=better, test=test)
     assert results.best_of_grid(CASE) == better
@@ -76,11 +76,11 @@ def test_the_choice_reads_validation_only(study, tmp_path, test):
 
 def test_published_rows_use_seeds_that_chose_nothing(study, tmp_path):
     results = study.Results(tmp_path / "r.jsonl")
-    runs = finish(study, results, "lead", better=study.GRID[7])
+    runs = finish(study, results, "lead", better=study.GRID[9])
     published = {run.seed for run in runs if run.method == study.GEODESIC}
     assert published == set(study.SEEDS)
     assert not published & set(study.CHOOSING)
-    tuned = [run.seed for run in runs if run.method == study.GRID[7]]
+    tuned = [run.seed for run in runs if run.method == study.GRID[9]]
     assert sorted(tuned) == sorted([*study.CHOOSING, *study.SEEDS])
     assert len(set(run.key for run in runs)) == len(runs)
 
@@ -104,7 +104,7 @@ def test_report_shows_each_figure_where_it_belongs(study, tmp_path):
     import study_report
 
     results = study.Results(tmp_path / "r.jsonl")
-    best = study.GRID[7]
+    best = study.GRID[9]
     finish(study, results, "lead", better=best)
     for seed in study.SEEDS:
         for words, value in ((best, 80.0 + seed), (study.GEODESIC, 81.0 + seed)):
