@@ -117,11 +117,12 @@ def _lead_table(results: Results, cases: list[str]) -> str:
             f"{spread(again).mean - results.mean(case, best, SEEDS, 'test'):+.2f}" if again else "-"
         )
         grid = [results.mean(case, words, CHOOSING[:1]) for words in GRID]
+        wanted = "-" if math.isnan(asked) else f"{100 * asked:.2f}"
         lines.append(
             f"| {case} | {plain} | {_point(best)} | {ours} | "
             f"{_difference(results, case, GEODESIC, best, SEEDS)} | {momentum} | "
             f"{_difference(results, case, GEODESIC_MOMENTUM, best, SEEDS)} | {placebo} | "
-            f"{'-' if math.isnan(asked) else f'{100 * asked:.2f}'}, {seen} | {min(grid):.1f}, {sum(grid) / len(grid):.1f} |"
+            f"{wanted}, {seen} | {min(grid):.1f}, {sum(grid) / len(grid):.1f} |"
         )
     return "\n".join([*lines, ""])
 

@@ -82,7 +82,9 @@ def test_every_rival_in_a_network(kernel, tmp_path, rng):
     }
 
 
-@pytest.mark.parametrize("net", list(NETS)[1:])
+@pytest.mark.parametrize(
+    "net", [pytest.param(n, marks=pytest.mark.slow) if "34" in n else n for n in list(NETS)[1:]]
+)
 def test_a_rival_in_every_network(net, tmp_path, rng):
     kernel = dict(zip(NETS, ["", "irnet", "recu", "xnor_plus_plus", "md_tanh_s", "dsq"]))[net]  # noqa: B905
     goes_through_everything(network(net, kernel, "ede_sign"), tmp_path / "m.keras", rng)
@@ -90,13 +92,14 @@ def test_a_rival_in_every_network(net, tmp_path, rng):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [*KERNELS, *(f"{host}+hyperbolic" for host in MAPPED)])
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", [n for n in NETS if "34" not in n])  # deeper, of the same blocks
 def test_every_rival_in_every_network(net, kernel, tmp_path, rng):
     host, plus, _ = kernel.partition("+")
     model = network(net, rivals.Mapped("hyperbolic", host) if plus else kernel)
     goes_through_everything(model, tmp_path / "m.keras", rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["ede_sign", "fourier_sign", "rbnn_sign", "recu_sign"])
 def test_every_activation_in_a_network(inputs, tmp_path, rng):
     held = goes_through_everything(network("ResNet20", "ste_sign", inputs), tmp_path / "m.h5", rng)
@@ -104,6 +107,7 @@ def test_every_activation_in_a_network(inputs, tmp_path, rng):
     assert held == ({"larq", "hbnn_larq"} if inputs == "rbnn_sign" else {"larq"})
 
 
+@pytest.mark.slow
 def test_distribution_loss_in_a_network(rng):
     model = network("ResNet20", "ste_sign")
     assert len(rivals.add_distribution_loss(model)) == 18
@@ -310,6 +314,7 @@ for make in (lambda: "irnet", lambda: "recu", lambda: "rbnn", lambda: "slb", map
 """
 
 
+@pytest.mark.slow
 def test_two_devices_take_the_steps_of_one():
     done = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
