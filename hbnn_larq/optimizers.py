@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from numbers import Real
 from typing import Any
 
@@ -95,7 +96,8 @@ class _Divided(tf.keras.optimizers.Optimizer):
         if not pairs or any(gradient is not None for gradient, _ in pairs):
             return pairs
         names = ", ".join(variable.name for _, variable in pairs)
-        tf.get_logger().warning("%s: no gradient reaches %s; they stay.", self.name, names)
+        # Not TensorFlow's logger, which the command line turns down to errors.
+        warnings.warn(f"{self.name}: no gradient reaches {names}; they stay.", stacklevel=3)
         return []
 
     def finalize_variable_values(self, var_list):

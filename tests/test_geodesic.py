@@ -344,17 +344,17 @@ def two_kinds(trainable=True):
         (lambda: MobiusSGD(0.02, others=tf.keras.optimizers.Adam()), is_base_point),
     ],
 )
-def test_one_of_both_optimizers_may_get_no_gradient(make, is_mine, starved, caplog):
+def test_one_of_both_optimizers_may_get_no_gradient(make, is_mine, starved):
     model, optimizer = two_kinds(), make()
     variables = model.trainable_variables
     reached = [is_mine(v) == (starved == "others") for v in variables]
     before = [v.numpy() for v in variables]
     gradients = [tf.ones(v.shape) if r else None for v, r in zip(variables, reached, strict=True)]
-    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    with pytest.warns(UserWarning, match="no gradient reaches .*; they stay"):
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
     moved = [not np.array_equal(b, v.numpy()) for b, v in zip(before, variables, strict=True)]
     assert moved == reached
     assert int(optimizer.iterations) == 1
-    assert "no gradient reaches " in caplog.text
     with pytest.raises(ValueError, match="No gradients provided for any variable"):
         optimizer.apply_gradients([(None, v) for v in variables])
 

@@ -108,7 +108,8 @@ def test_signs_that_stand_still_are_reported_after_the_first_epoch(tmp_path, tin
     (said,) = [line for line in lines if line.startswith("doctor")]  # once, not in each epoch
     assert said == (
         "doctor   conv: not one of its 576 signs changed in an epoch [never-flips]\n"
-        "    Is the layer trainable and in the optimizer? Else raise latent_decay."
+        "    Is the layer trainable and in the optimizer? Else raise latent_decay, "
+        "or the flip_rate of a GeodesicSGD."
     )
     assert lines.index(said) == 1  # behind the line of epoch 1
     (finding,) = results["findings"]
