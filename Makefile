@@ -24,6 +24,7 @@ test-slow: install
 
 lint: install
 	"$(ENV)/bin/ruff" check .
+	"$(ENV)/bin/ruff" format --check .
 	"$(ENV)/bin/mypy" hbnn_larq zoo training benchmarks
 
 # The stamp in the environment names what was installed from where, so that a second call is

@@ -11,9 +11,9 @@ command can be stopped at any moment and given again; a finished run is never re
 Rules. A *case* is a data set, a net and a budget in epochs. Settings are chosen by validation
 accuracy, on seeds of their own (100, 101, ...); a published row takes fresh seeds 0 to 4 and its
 test accuracy, after the last epoch, is read once. Plain sign is tuned in every case anew over a
-grid of learning rate and decay; `geodesic` is one setting for all cases, chosen once, on the
-validation split of `DEVELOPMENT`. The *placebo* is plain sign itself, tuned, on other seeds: the
-distance between two equal methods.
+grid of learning rate and decay, and in the part `tuned` every method over the same grid;
+`geodesic` is one setting for all cases, chosen once, on the validation split of `DEVELOPMENT`. The
+*placebo* is plain sign itself, tuned, on other seeds: the distance between two equal methods.
 """
 
 from __future__ import annotations
@@ -64,10 +64,18 @@ DEVELOPMENT = ("digits-vgg-20", "textures-vgg-5", "textures-vgg-20")
 
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)
 DECAY_SUMS = (0.1, 0.3, 1.0, 3.0)
-GRID = tuple(
-    f"ste_sign:learning_rate={rate}:decay_sum={total}"
-    for rate, total in itertools.product(LEARNING_RATES, DECAY_SUMS)
-)
+
+
+def grid_of(words: str) -> tuple[str, ...]:
+    """The points at which a method is tuned."""
+    return tuple(
+        f"{words}:learning_rate={rate}:decay_sum={total}"
+        for rate, total in itertools.product(LEARNING_RATES, DECAY_SUMS)
+    )
+
+
+PLAIN = "ste_sign"
+GRID = grid_of(PLAIN)
 # The best mean of validation accuracies over DEVELOPMENT; momentum alone is shown beside it.
 GEODESIC = "ste_sign:flip_rate=0.01:flip_direction=adaptive:learning_rate=0.03"
 GEODESIC_MOMENTUM = "ste_sign:flip_rate=0.01:learning_rate=0.03"
@@ -86,33 +94,31 @@ VARIANTS = (
     "ste_sign:flip_rate=0.003:learning_rate=0.03",
     "ste_sign:flip_rate=0.01:granularity=layer:learning_rate=0.03",
 )
-# Same learning rate and sum of lr * decay for all: plain sign at the same point is among them.
 # Rivals come with the activation that was published with them.
-MATCHED = tuple(
-    f"{words}:learning_rate=0.1:decay_sum=1.0"
-    for words in (
-        "ste_sign",
-        "hyperbolic:r=0.05:granularity=layer",
-        "hyperbolic:r=0.05:granularity=filter",
-        "hyperbolic:r=1:granularity=layer",
-        "hyperbolic_boundary:r=1:granularity=layer",
-        "hyperbolic_boundary:r=1:granularity=filter",
-        "epc:r=0.05:granularity=layer",
-        "xnor:input_quantizer=ste_sign",
-        "bireal",
-        "xnor_plus_plus:input_quantizer=ste_sign",
-        "dorefa:input_quantizer=ste_sign",
-        "irnet:input_quantizer=ede_sign",
-        "irnet+hyperbolic:input_quantizer=ede_sign",
-        "recu:input_quantizer=recu_sign",
-        "recu+hyperbolic:input_quantizer=recu_sign",
-        "rbnn:input_quantizer=rbnn_sign",
-        "md_tanh_s",
-        "dsq",
-        "fda:input_quantizer=fourier_sign",
-        "slb",
-    )
+METHODS = (
+    PLAIN,
+    "hyperbolic:r=0.05:granularity=layer",
+    "hyperbolic:r=0.05:granularity=filter",
+    "hyperbolic:r=1:granularity=layer",
+    "hyperbolic_boundary:r=1:granularity=layer",
+    "hyperbolic_boundary:r=1:granularity=filter",
+    "epc:r=0.05:granularity=layer",
+    "xnor:input_quantizer=ste_sign",
+    "bireal",
+    "xnor_plus_plus:input_quantizer=ste_sign",
+    "dorefa:input_quantizer=ste_sign",
+    "irnet:input_quantizer=ede_sign",
+    "irnet+hyperbolic:input_quantizer=ede_sign",
+    "recu:input_quantizer=recu_sign",
+    "recu+hyperbolic:input_quantizer=recu_sign",
+    "rbnn:input_quantizer=rbnn_sign",
+    "md_tanh_s",
+    "dsq",
+    "fda:input_quantizer=fourier_sign",
+    "slb",
 )
+# Same learning rate and sum of lr * decay for all: plain sign at the same point is among them.
+MATCHED = tuple(f"{words}:learning_rate=0.1:decay_sum=1.0" for words in METHODS)
 FLOAT = "float"
 
 
@@ -178,28 +184,34 @@ class Results:
         values = self.values(case, method, seeds, what)
         return sum(values) / len(values) if values else float("nan")
 
-    def best_of_grid(self, case: str) -> str | None:
-        """The grid's best point by validation accuracy; None while the choice is not finished."""
-        if any((case, words, CHOOSING[0]) not in self.lines for words in GRID):
+    def best_of_grid(self, case: str, grid: tuple[str, ...] = GRID) -> str | None:
+        """A grid's best point by validation accuracy; None while the choice is not finished."""
+        if any((case, words, CHOOSING[0]) not in self.lines for words in grid):
             return None
-        finalists = self.finalists(case)
+        finalists = self.finalists(case, grid)
         done = [len(self.values(case, words, CHOOSING, "validation")) for words in finalists]
         if min(done) < len(CHOOSING):
             return None
         return max(finalists, key=lambda words: self.mean(case, words, CHOOSING))
 
-    def finalists(self, case: str) -> list[str]:
-        """The three best points of the grid on the first choosing seed."""
-        first = {words: self.mean(case, words, CHOOSING[:1]) for words in GRID}
-        return sorted(GRID, key=lambda words: -first[words])[:3]
+    def finalists(self, case: str, grid: tuple[str, ...] = GRID) -> list[str]:
+        """The three best points of a grid on the first choosing seed."""
+        first = {words: self.mean(case, words, CHOOSING[:1]) for words in grid}
+        return sorted(grid, key=lambda words: -first[words])[:3]
+
+
+def choosing(case: str, grid: tuple[str, ...], results: Results) -> Iterator[Run]:
+    """Every point of a grid once, then its three best on two more seeds."""
+    for words in grid:
+        yield Run(case, words, CHOOSING[0])
+    if all((case, words, CHOOSING[0]) in results.lines for words in grid):
+        for words, seed in itertools.product(results.finalists(case, grid), CHOOSING[1:]):
+            yield Run(case, words, seed)
 
 
 def lead(case: str, results: Results) -> Iterator[Run]:
     """Tuned plain sign against one untuned geodesic setting, in one case."""
-    for words in GRID:
-        yield Run(case, words, CHOOSING[0])
-    for words, seed in itertools.product(results.finalists(case), CHOOSING[1:]):
-        yield Run(case, words, seed)
+    yield from choosing(case, GRID, results)
     best = results.best_of_grid(case)
     for seed in SEEDS:
         yield Run(case, GEODESIC, seed)
@@ -222,6 +234,17 @@ def matched(case: str, results: Results) -> Iterator[Run]:
             yield Run(case, words, seed)
 
 
+def tuned(case: str, results: Results) -> Iterator[Run]:
+    """Every method at the best point of a grid of its own."""
+    for method in METHODS:
+        grid = grid_of(method)
+        yield from choosing(case, grid, results)
+        best = results.best_of_grid(case, grid)
+        if best is not None:
+            for seed in SEEDS:
+                yield Run(case, best, seed)
+
+
 def placebo(case: str, results: Results) -> Iterator[Run]:
     """Tuned plain sign once more, on other seeds."""
     best = results.best_of_grid(case)
@@ -230,7 +253,13 @@ def placebo(case: str, results: Results) -> Iterator[Run]:
             yield Run(case, best, seed)
 
 
-PARTS = {"lead": lead, "development": development, "matched": matched, "placebo": placebo}
+PARTS = {
+    "lead": lead,
+    "development": development,
+    "matched": matched,
+    "tuned": tuned,
+    "placebo": placebo,
+}
 PLAN = [
     *[("development", case) for case in DEVELOPMENT],
     ("lead", "digits-vgg-20"),
@@ -243,6 +272,7 @@ PLAN = [
     ("lead", "textures-resnet18-5"),
     ("placebo", "textures-vgg-5"),
     ("matched", "digits-vgg-20"),
+    ("tuned", "digits-vgg-5"),
     ("placebo", "textures-vgg-20"),
     ("placebo", "digits-vgg-60"),
     ("placebo", "textures-resnet18-5"),

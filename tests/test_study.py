@@ -85,6 +85,30 @@ def test_published_rows_use_seeds_that_chose_nothing(study, tmp_path):
     assert len(set(run.key for run in runs)) == len(runs)
 
 
+def test_every_method_is_tuned_over_a_grid_of_its_own(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    method = "irnet:input_quantizer=ede_sign"
+    better = study.grid_of(method)[6]
+    finish(study, results, "tuned", case="digits-vgg-5", better=better)
+    for words in study.METHODS:
+        best = results.best_of_grid("digits-vgg-5", study.grid_of(words))
+        assert best.startswith(words + ":learning_rate=")
+        seeds = [seed for case, name, seed in results.lines if name == best]
+        assert sorted(seeds) == sorted([*study.CHOOSING, *study.SEEDS])
+    assert results.best_of_grid("digits-vgg-5", study.grid_of(method)) == better
+    fields = dict(field.split("=") for field in better.split(":")[1:])
+    for seed in study.SEEDS:
+        results.lines["digits-vgg-5", better, seed]["test"] = 53.0
+    page, *_ = study_report.write(results, tmp_path)
+    (row,) = [text for text in page.read_text().splitlines() if text.startswith(f"| {method} | 5")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == "53.00 ± 0.00 (5)"
+    assert cells[2] == f"lr {fields['learning_rate']}, sum {fields['decay_sum']}"
+    assert cells[3] == "+3.00 [+3.00, +3.00]"
+
+
 def test_goes_on_where_it_was_stopped(study, tmp_path):
     path = tmp_path / "r.jsonl"
     first = study.Results(path)
