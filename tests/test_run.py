@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from micro import micro_model
+from tensorflow.python.framework import ops
 
 from hbnn_larq import edge, flip_rate
 from hbnn_larq.callbacks import FlipCounter
@@ -46,6 +47,13 @@ def unbroken(tiny, tmp_path_factory):
     lines = []
     results = run.fit(TINY, workdir, dataset=tiny, say=lines.append, flips_every=1)
     return workdir, results, lines
+
+
+def test_a_run_keeps_none_of_its_graphs(tiny, tmp_path):
+    registered = ops.gradient_registry._registry
+    before = set(registered)
+    run.fit(TINY.changed(epochs=1), tmp_path, dataset=tiny, say=silent)
+    assert set(registered) == before
 
 
 def test_a_run_leaves_what_it_promises(unbroken):

@@ -6,9 +6,11 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from micro import micro_model
 from PIL import Image
 
-from hbnn_larq.training import data, folders, tfrecords
+from hbnn_larq.training import data, folders, run, tfrecords
+from hbnn_larq.training.recipe import Recipe
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -168,3 +170,15 @@ def test_without_files_both_ways_are_named_in_no_time(tmp_path, monkeypatch, nam
     assert ("no folder was given" in said) is not named
     assert "Two ways: unpack the archives, so that --data FOLDER holds train/CLASS/*.JPEG" in said
     assert "run `tfds build imagenet2012` and pass no --data." in said
+
+
+def test_a_file_that_vanishes_while_a_run_reads_is_named(home, tmp_path, monkeypatch):
+    loaded = data.load("imagenet", home, image_size=16, say=silent)
+    monkeypatch.setattr(run, "build_model", micro_model)
+    for file in (home / "imagenet2012" / "5.1.0").glob("*-train.tfrecord-*"):
+        file.unlink()
+    recipe = Recipe(
+        name="gone", source="a test", dataset="imagenet", model="resnet18", batch_size=5
+    )
+    with pytest.raises(ValueError, match="^step 0: the record at byte .* of .*train.tfrecord-"):
+        run.fit(recipe, tmp_path / "run", dataset=loaded, say=silent)

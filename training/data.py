@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 
+# What TensorFlow raises where a picture is broken, its file is gone, or its record file is.
+UNREADABLE = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnknownError)
 GENERATED_TRAIN = 2000
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_SCALE = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -485,7 +487,7 @@ def unreadable_image(dataset: Dataset, *, batch_size: int, seed: int, step: int)
     for index in order[inside * batch_size :][:batch_size].numpy():
         try:
             _decode(read(tf.constant(index)))
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        except (*UNREADABLE, OSError):  # outside of a graph some arrive as Python's own
             return split.name_of(index)
     return None
 

@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from hbnn_larq import plots
 from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
@@ -58,6 +59,24 @@ class Stopped(Exception):
     """A run was asked to stop (Ctrl-C) and saved its state; the message says how to go on."""
 
 
+@contextlib.contextmanager
+def _graphs_let_go() -> Iterator[None]:
+    """Lets go of the graphs traced inside, so that many runs fit in one process.
+
+    TensorFlow registers the gradient of every traced `tf.custom_gradient` (each quantizer has one)
+    under a name of its own, for good, and with it the graph: 100 MB and more a run.
+    """
+    registered = ops.gradient_registry._registry
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in set(registered) - before:
+            if name.startswith("CustomGradient-"):
+                del registered[name]
+
+
+@_graphs_let_go()
 def fit(
     recipe: Recipe,
     workdir: str | Path,
@@ -327,7 +346,7 @@ class _Run:
         while True:
             try:
                 batch = next(iterator, None)
-            except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+            except data.UNREADABLE:
                 bad = data.unreadable_image(
                     self.dataset,
                     batch_size=self.recipe.batch_size,
