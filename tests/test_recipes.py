@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hbnn_larq import flip_rate
+from hbnn_larq import flip_rate, zoo
 from hbnn_larq.training import data, models, run
-from hbnn_larq.training.recipe import Recipe, keep_decay_sum
+from hbnn_larq.training.recipe import CHOICES, Recipe, keep_decay_sum
 from hbnn_larq.training.recipes import PAPER, RECIPES, find
 from hbnn_larq.training.schedules import Schedule
 
@@ -290,6 +290,19 @@ def test_every_small_sibling_takes_two_steps(tmp_path, name):
     tiny = data.generated(shape, 10, train=16, validation=4, test=4)
     results = run.fit(recipe, tmp_path, dataset=tiny, say=lambda line: None)
     assert results["steps"] == 2
+
+
+def test_every_model_of_the_zoo_is_a_choice_of_a_recipe():
+    assert set(models._ZOO) == set(CHOICES["model"])
+    for name, model in models._ZOO.items():
+        assert model.__name__.lower() == name.replace("_", "")
+    assert {model.__name__ for model in models._ZOO.values()} == set(zoo.MODELS)
+
+
+def test_bireal_net_has_the_choices_of_a_resnet():
+    recipe = BASE.changed(model="bireal_net18", width=1 / 16, stem="cifar", shortcut="avgpool_conv")
+    model = models.build_model(recipe, (16, 16, 1), 3)
+    assert model.name == "BiRealNet18" and len(quantized_layers(model)) == 16
 
 
 @pytest.mark.parametrize("text", ["0.05,x", "0.1,-1", "", "inf"])

@@ -21,6 +21,8 @@ _HYPERBOLIC = {
     "epc": quantizers.EPC,
 }
 _ZOO = {
+    "bireal_net18": zoo.BiRealNet18,
+    "bireal_net34": zoo.BiRealNet34,
     "vgg_small": zoo.VGGSmall,
     "resnet18": zoo.ResNet18,
     "resnet20": zoo.ResNet20,
@@ -50,7 +52,7 @@ def build_model(
         value = getattr(recipe, choice)
         if value is None:
             continue
-        if not recipe.model.startswith("resnet"):
+        if recipe.model == "vgg_small":
             raise ValueError(
                 f"recipe {recipe.name}: {choice}={value!r} is a choice of the ResNets; "
                 f"{recipe.model} has none. Leave it at none."

@@ -41,7 +41,7 @@ class Recipe:
         image_size: side in pixels of "imagenet" and "pictures"; None for their default.
         normalization: "dataset" for the mean and deviation of the data set itself, "imagenet" for
             the ImageNet constants, which several CIFAR-10 code bases use.
-        model: "vgg_small", "resnet18", "resnet20" or "resnet34".
+        model: "vgg_small", "resnet18", "resnet20", "resnet34", "bireal_net18" or "bireal_net34".
         width: multiplies the channels of the model.
         stem: of a ResNet, "cifar" or "imagenet"; None lets the size of the images decide.
         shortcut: of a ResNet, as its zoo function names it; None for the zoo's default.
@@ -288,7 +288,14 @@ class FlipForecast:
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "normalization": ("dataset", "imagenet"),
-    "model": ("vgg_small", "resnet18", "resnet20", "resnet34"),
+    "model": (
+        "vgg_small",
+        "resnet18",
+        "resnet20",
+        "resnet34",
+        "bireal_net18",
+        "bireal_net34",
+    ),
     "granularity": ("filter", "layer"),
     "schedule": ("cosine", "linear", "constant"),
     "flip_direction": ("momentum", "sign", "adaptive"),
