@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def write(results: Results, folder: Path) -> list[Path]:
     for part, case in PLAN:
         if part == "tuned" and results.best_of_grid(case, grid_of(METHODS[1])) is not None:
             sections.append(_tuned_table(results, case))
+    costs = results.path.with_name("study_cost.json")
+    if costs.exists():
+        sections.append(_cost_table(json.loads(costs.read_text())))
     for case in DEVELOPMENT:
         if any((case, words, CHOOSING[0]) in results.lines for words in VARIANTS):
             sections.append(_development_table(results, case))
@@ -223,6 +227,30 @@ def _tuned_table(results: Results, case: str) -> str:
             f"| {name} | {test} | {_point(best) if grid else '-'} | {difference} | {robust} | "
             f"{flips} | {results.mean(case, best, SEEDS, 'information_gain'):.2f} | "
             f"{results.mean(case, best, SEEDS, 'seconds'):.0f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _cost_table(costs: dict[str, Any]) -> str:
+    where, plain = costs["machine"], costs["methods"][PLAIN]
+    lines = [
+        "## What each method costs",
+        "",
+        f"`python benchmarks/study_cost.py`: VGGSmall, {costs['width']:g} times as wide as the "
+        f"paper's, 32x32 colour images, batches of 32, {where['cores']} cores ({where['cpu']}), "
+        f"{where['date']}. Time of a training step against plain sign, median of "
+        f"{costs['rounds']} rounds in turns (plain sign: {plain['step_ms']:.0f} ms); peak memory of "
+        f"a process that takes three steps (plain sign: {plain['peak_mb']:.0f} MB), compilers "
+        "included; size of the converted file.",
+        "",
+        "| method | step / plain | memory, MB over plain | file (kB) |",
+        "|---|---|---|---|",
+    ]
+    for name, row in costs["methods"].items():
+        size = "-" if row["file_kb"] is None else f"{row['file_kb']:.1f}"
+        lines.append(
+            f"| {name} | {row['step_ratio']:.2f} | {row['peak_mb'] - plain['peak_mb']:+.0f} | "
+            f"{size} |"
         )
     return "\n".join([*lines, ""])
 

@@ -146,6 +146,22 @@ def test_report_shows_each_figure_where_it_belongs(study, tmp_path):
     assert plot.name == f"{CASE}.png" and plot.stat().st_size > 5000
 
 
+def test_costs_are_told_against_plain_sign(study, tmp_path):
+    import study_report
+
+    plain = {"step_ms": 50.0, "step_ratio": 1.0, "peak_mb": 600.0, "file_kb": 62.4}
+    other = {"step_ms": 55.0, "step_ratio": 1.1, "peak_mb": 580.0, "file_kb": None}
+    costs = {
+        "machine": {"cpu": "a processor", "cores": 2, "date": "2026-01-01"}, "width": 0.5,
+        "rounds": 7, "methods": {study.PLAIN: plain, study.FLOAT: other},
+    }  # fmt: skip
+    (tmp_path / "study_cost.json").write_text(json.dumps(costs))
+    page, *_ = study_report.write(study.Results(tmp_path / "r.jsonl"), tmp_path)
+    lines = page.read_text().splitlines()
+    assert "| ste_sign | 1.00 | +0 | 62.4 |" in lines
+    assert "| float | 1.10 | -20 | - |" in lines
+
+
 def test_the_published_page_is_made_from_the_published_results(study, tmp_path):
     """docs/study.md is what `report` writes today."""
     import study_report
