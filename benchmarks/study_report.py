@@ -239,8 +239,8 @@ def _cost_table(costs: dict[str, Any]) -> str:
         f"`python benchmarks/study_cost.py`: VGGSmall, {costs['width']:g} times as wide as the "
         f"paper's, 32x32 colour images, batches of 32, {where['cores']} cores ({where['cpu']}), "
         f"{where['date']}. Time of a training step against plain sign, median of "
-        f"{costs['rounds']} rounds in turns (plain sign: {plain['step_ms']:.0f} ms); peak memory of "
-        f"a process that takes three steps (plain sign: {plain['peak_mb']:.0f} MB), compilers "
+        f"{costs['rounds']} rounds in turns (plain sign: {plain['step_ms']:.0f} ms); peak memory "
+        f"of a process that takes three steps (plain sign: {plain['peak_mb']:.0f} MB), compilers "
         "included; size of the converted file.",
         "",
         "| method | step / plain | memory, MB over plain | file (kB) |",

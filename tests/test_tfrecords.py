@@ -180,5 +180,5 @@ def test_a_file_that_vanishes_while_a_run_reads_is_named(home, tmp_path, monkeyp
     recipe = Recipe(
         name="gone", source="a test", dataset="imagenet", model="resnet18", batch_size=5
     )
-    with pytest.raises(ValueError, match="^step 0: the record at byte .* of .*train.tfrecord-"):
+    with pytest.raises(ValueError, match=r"^step 0: the record at byte .* of .*train.tfrecord-"):
         run.fit(recipe, tmp_path / "run", dataset=loaded, say=silent)
