@@ -71,14 +71,27 @@ DEVELOPMENT = ("digits-vgg-20", "textures-vgg-5", "textures-vgg-20")
 
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)
 DECAY_SUMS = (0.1, 0.3, 1.0, 3.0)
+# One more on either side: where the best point of the grid lies at its edge, it grows there.
+ALL_RATES = (0.003, *LEARNING_RATES, 1.0)
+ALL_SUMS = (0.03, *DECAY_SUMS, 10.0)
 
 
-def grid_of(words: str) -> tuple[str, ...]:
+def grid_of(
+    words: str,
+    rates: tuple[float, ...] = LEARNING_RATES,
+    sums: tuple[float, ...] = DECAY_SUMS,
+) -> tuple[str, ...]:
     """The points at which a method is tuned."""
     return tuple(
         f"{words}:learning_rate={rate}:decay_sum={total}"
-        for rate, total in itertools.product(LEARNING_RATES, DECAY_SUMS)
+        for rate, total in itertools.product(rates, sums)
     )
+
+
+def point_of(words: str) -> tuple[float, float]:
+    """Learning rate and sum of lr * decay of a point of a grid."""
+    fields = dict(field.split("=") for field in words.split(":")[1:] if "=" in field)
+    return float(fields["learning_rate"]), float(fields["decay_sum"])
 
 
 PLAIN = "ste_sign"
@@ -191,8 +204,22 @@ class Results:
         values = self.values(case, method, seeds, what)
         return sum(values) / len(values) if values else float("nan")
 
-    def best_of_grid(self, case: str, grid: tuple[str, ...] = GRID) -> str | None:
-        """A grid's best point by validation accuracy; None while the choice is not finished."""
+    def grid(self, case: str, method: str = PLAIN) -> tuple[str, ...]:
+        """The points of a method: `grid_of`, with one row or column more beside a best point that
+        lies at its edge."""
+        points = grid_of(method)
+        if any((case, words, CHOOSING[0]) not in self.lines for words in points):
+            return points
+        rate, total = point_of(self.finalists(case, points)[0])
+        return grid_of(
+            method,
+            _with_neighbours(LEARNING_RATES, ALL_RATES, rate),
+            _with_neighbours(DECAY_SUMS, ALL_SUMS, total),
+        )
+
+    def best_of_grid(self, case: str, method: str = PLAIN) -> str | None:
+        """The best point by validation accuracy; None while the choice is not finished."""
+        grid = self.grid(case, method)
         if any((case, words, CHOOSING[0]) not in self.lines for words in grid):
             return None
         finalists = self.finalists(case, grid)
@@ -201,14 +228,22 @@ class Results:
             return None
         return max(finalists, key=lambda words: self.mean(case, words, CHOOSING))
 
-    def finalists(self, case: str, grid: tuple[str, ...] = GRID) -> list[str]:
+    def finalists(self, case: str, grid: tuple[str, ...]) -> list[str]:
         """The three best points of a grid on the first choosing seed."""
         first = {words: self.mean(case, words, CHOOSING[:1]) for words in grid}
         return sorted(grid, key=lambda words: -first[words])[:3]
 
 
-def choosing(case: str, grid: tuple[str, ...], results: Results) -> Iterator[Run]:
+def _with_neighbours(
+    tried: tuple[float, ...], every: tuple[float, ...], best: float
+) -> tuple[float, ...]:
+    place = every.index(best)
+    return tuple(v for v in every if v in tried or v in every[place - 1 : place + 2])
+
+
+def choosing(case: str, method: str, results: Results) -> Iterator[Run]:
     """Every point of a grid once, then its three best on two more seeds."""
+    grid = results.grid(case, method)
     for words in grid:
         yield Run(case, words, CHOOSING[0])
     if all((case, words, CHOOSING[0]) in results.lines for words in grid):
@@ -218,7 +253,7 @@ def choosing(case: str, grid: tuple[str, ...], results: Results) -> Iterator[Run
 
 def lead(case: str, results: Results) -> Iterator[Run]:
     """Tuned plain sign against one untuned geodesic setting, in one case."""
-    yield from choosing(case, GRID, results)
+    yield from choosing(case, PLAIN, results)
     best = results.best_of_grid(case)
     for seed in SEEDS:
         yield Run(case, GEODESIC, seed)
@@ -244,9 +279,8 @@ def matched(case: str, results: Results) -> Iterator[Run]:
 def tuned(case: str, results: Results) -> Iterator[Run]:
     """Every method at the best point of a grid of its own."""
     for method in METHODS:
-        grid = grid_of(method)
-        yield from choosing(case, grid, results)
-        best = results.best_of_grid(case, grid)
+        yield from choosing(case, method, results)
+        best = results.best_of_grid(case, method)
         if best is not None:
             for seed in SEEDS:
                 yield Run(case, best, seed)

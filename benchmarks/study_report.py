@@ -14,7 +14,6 @@ from study import (
     GEODESIC,
     GEODESIC_MOMENTUM,
     GRID,
-    LEARNING_RATES,
     MATCHED,
     METHODS,
     PLACEBO,
@@ -24,6 +23,7 @@ from study import (
     VARIANTS,
     Results,
     grid_of,
+    point_of,
 )
 
 from hbnn_larq.training.repeats import paired_difference, spread
@@ -64,7 +64,7 @@ def write(results: Results, folder: Path) -> list[Path]:
         if any((case, words, SEEDS[0]) in results.lines for words in MATCHED):
             sections.append(_matched_table(results, case))
     for part, case in PLAN:
-        if part == "tuned" and results.best_of_grid(case, grid_of(METHODS[1])) is not None:
+        if part == "tuned" and results.best_of_grid(case, METHODS[1]) is not None:
             sections.append(_tuned_table(results, case))
     costs = results.path.with_name("study_cost.json")
     if costs.exists():
@@ -105,10 +105,12 @@ def _lead_table(results: Results, cases: list[str]) -> str:
         "## Plain sign, tuned for each case, against one geodesic setting for all",
         "",
         f"Plain sign: `ste_sign` trained by SGD at the best of {len(GRID)} points (learning rate x "
-        "sum of learning rate times decay), chosen in each case by validation. Geodesic: "
+        "sum of learning rate times decay), chosen in each case by validation; where the best lay "
+        "at the edge of the grid, the grid grew there by a row or a column. Geodesic: "
         f"`{GEODESIC}` everywhere; momentum: `{GEODESIC_MOMENTUM}`. In brackets the number of "
         "seeds. Placebo: the tuned plain sign again, on other seeds, minus itself. The last column "
-        "is the worst and the mean validation accuracy over the grid: what an untuned user gets. "
+        f"is the worst and the mean validation accuracy over the {len(GRID)} points: what an "
+        "untuned user gets. "
         f"The geodesic setting was chosen on the validation splits of {', '.join(DEVELOPMENT)}.",
         "",
         "| case | tuned plain sign | at | geodesic | geodesic - plain | momentum | momentum - "
@@ -138,31 +140,31 @@ def _lead_table(results: Results, cases: list[str]) -> str:
 
 
 def _point(words: str) -> str:
-    fields = dict(field.split("=") for field in words.split(":")[1:])
-    return f"lr {fields['learning_rate']}, sum {fields['decay_sum']}"
+    rate, total = point_of(words)
+    return f"lr {rate:g}, sum {total:g}"
 
 
 def _grid_table(results: Results, case: str) -> str:
+    grid = results.grid(case)
+    rates = sorted({point_of(words)[0] for words in grid})
     lines = [
         f"### Grid of plain sign: {case}",
         "",
         "Validation accuracy (number of choosing seeds), and flips per step.",
         "",
-        "| sum of lr x decay | " + " | ".join(f"lr {rate}" for rate in LEARNING_RATES) + " |",
-        "|---|" + "---|" * len(LEARNING_RATES),
+        "| sum of lr x decay | " + " | ".join(f"lr {rate:g}" for rate in rates) + " |",
+        "|---|" + "---|" * len(rates),
     ]
-    by_sum: dict[str, list[str]] = {}
-    for words in GRID:
-        by_sum.setdefault(words.rpartition("=")[2], []).append(words)
-    for total, points in by_sum.items():
+    for total in sorted({point_of(words)[1] for words in grid}):
         cells = []
-        for words in points:
+        for rate in rates:
+            (words,) = grid_of(PLAIN, (rate,), (total,))
             values = results.values(case, words, CHOOSING, "validation")
             flips = results.mean(case, words, CHOOSING, "flips")
             cells.append(
                 f"{spread(values).mean:.1f} ({len(values)}), {100 * flips:.2f} %" if values else "-"
             )
-        lines.append(f"| {total} | " + " | ".join(cells) + " |")
+        lines.append(f"| {total:g} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 
@@ -203,16 +205,16 @@ def _tuned_table(results: Results, case: str) -> str:
     lines = [
         f"## Methods, each tuned over the same grid: {case}",
         "",
-        f"Each method at the best of its own {len(GRID)} points, chosen as for plain sign; test "
+        "Each method at the best of its own grid, chosen and grown as that of plain sign; test "
         "accuracy on fresh seeds, differences to tuned plain sign. Robustness: worst and mean "
-        "validation accuracy over the method's grid, one seed a point. The geodesic row has no "
-        "grid. Of twenty equal methods one leaves its interval by chance.",
+        f"validation accuracy over the same {len(GRID)} points, one seed a point. The geodesic row "
+        "has no grid. Of twenty equal methods one leaves its interval by chance.",
         "",
         "| method | test (seeds) | at | difference | grid min, mean | flips / step (%) | "
         "information gain | s per run |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    rows = [(name, results.best_of_grid(case, grid_of(name))) for name in METHODS]
+    rows = [(name, results.best_of_grid(case, name)) for name in METHODS]
     for name, best in [*rows, (GEODESIC, GEODESIC)]:
         test, flips = ("-", "-") if best is None else _row(results, case, best, SEEDS)
         if best is None or test == "-":
@@ -287,14 +289,15 @@ def _grid_plot(results: Results, case: str, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    for rate in LEARNING_RATES:
-        points = [words for words in GRID if f"learning_rate={rate}:" in words]
-        sums = [float(words.rpartition("=")[2]) for words in points]
+    grid = results.grid(case)
+    for rate in sorted({point_of(words)[0] for words in grid}):
+        points = [words for words in grid if point_of(words)[0] == rate]
+        sums = [point_of(words)[1] for words in points]
         axes.plot(
             sums,
             [results.mean(case, words, CHOOSING) for words in points],
             "o-",
-            label=f"plain sign, learning rate {rate}",
+            label=f"plain sign, learning rate {rate:g}",
         )
     values = results.values(case, GEODESIC, SEEDS, "validation")
     if values:

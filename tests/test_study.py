@@ -85,6 +85,45 @@ def test_published_rows_use_seeds_that_chose_nothing(study, tmp_path):
     assert len(set(run.key for run in runs)) == len(runs)
 
 
+def rates_and_sums(study, grid):
+    points = [study.point_of(words) for words in grid]
+    return sorted({rate for rate, _ in points}), sorted({total for _, total in points})
+
+
+@pytest.mark.parametrize(
+    "best, rates, sums",
+    [
+        ((0.1, 0.3), [], []),
+        ((0.3, 1.0), [1.0], []),
+        ((0.01, 3.0), [0.003], [10.0]),
+        ((0.03, 0.1), [], [0.03]),
+    ],
+)
+def test_a_grid_grows_where_its_best_point_lies_at_the_edge(study, tmp_path, best, rates, sums):
+    (better,) = study.grid_of(study.PLAIN, best[:1], best[1:])
+    results = study.Results(tmp_path / "r.jsonl")
+    assert results.grid(CASE) == study.GRID
+    runs = finish(study, results, "lead", better=better)
+    grown = rates_and_sums(study, results.grid(CASE))
+    assert grown == (
+        sorted([*study.LEARNING_RATES, *rates]), sorted([*study.DECAY_SUMS, *sums])
+    )  # fmt: skip
+    tried = {run.method for run in runs if run.seed == study.CHOOSING[0]}
+    assert tried >= set(results.grid(CASE))
+    assert results.best_of_grid(CASE) == better
+
+
+def test_a_point_beyond_the_first_grid_can_be_the_best(study, tmp_path):
+    results = study.Results(tmp_path / "r.jsonl")
+    (edge,) = study.grid_of(study.PLAIN, (0.3,), (1.0,))
+    (beyond,) = study.grid_of(study.PLAIN, (1.0,), (1.0,))
+    for run in study.missing(results, CASE, "lead"):
+        line = made_up(run, better=edge)
+        results.add(run, {**line, "validation": 95.0} if run.method == beyond else line)
+    assert results.best_of_grid(CASE) == beyond
+    assert {s for c, m, s in results.lines if m == beyond} == {*study.CHOOSING, *study.SEEDS}
+
+
 def test_every_method_is_tuned_over_a_grid_of_its_own(study, tmp_path):
     import study_report
 
@@ -93,19 +132,18 @@ def test_every_method_is_tuned_over_a_grid_of_its_own(study, tmp_path):
     better = study.grid_of(method)[6]
     finish(study, results, "tuned", case="digits-vgg-5", better=better)
     for words in study.METHODS:
-        best = results.best_of_grid("digits-vgg-5", study.grid_of(words))
+        best = results.best_of_grid("digits-vgg-5", words)
         assert best.startswith(words + ":learning_rate=")
         seeds = [seed for case, name, seed in results.lines if name == best]
         assert sorted(seeds) == sorted([*study.CHOOSING, *study.SEEDS])
-    assert results.best_of_grid("digits-vgg-5", study.grid_of(method)) == better
-    fields = dict(field.split("=") for field in better.split(":")[1:])
+    assert results.best_of_grid("digits-vgg-5", method) == better
     for seed in study.SEEDS:
         results.lines["digits-vgg-5", better, seed]["test"] = 53.0
     page, *_ = study_report.write(results, tmp_path)
     (row,) = [text for text in page.read_text().splitlines() if text.startswith(f"| {method} | 5")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "53.00 ± 0.00 (5)"
-    assert cells[2] == f"lr {fields['learning_rate']}, sum {fields['decay_sum']}"
+    assert cells[2] == "lr 0.03, sum 1"
     assert cells[3] == "+3.00 [+3.00, +3.00]"
 
 
