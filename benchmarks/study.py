@@ -114,6 +114,16 @@ VARIANTS = (
     "ste_sign:flip_rate=0.003:learning_rate=0.03",
     "ste_sign:flip_rate=0.01:granularity=layer:learning_rate=0.03",
 )
+# What else could be laid on top of that setting; tried after it was chosen, and chooses nothing.
+ON_TOP = (
+    f"{GEODESIC}:warmup_epochs=1",
+    f"{GEODESIC}:momentum=0.0",
+    f"{GEODESIC_MOMENTUM}:momentum=0.0",
+    GEODESIC.replace("ste_sign", "hyperbolic:r=0.05"),
+    GEODESIC.replace("ste_sign", "hyperbolic_boundary:r=1"),
+    GEODESIC.replace("ste_sign", "epc:r=0.05"),
+    GEODESIC.replace("ste_sign", "irnet:input_quantizer=ede_sign"),
+)
 # Rivals come with the activation that was published with them.
 METHODS = (
     PLAIN,
@@ -269,6 +279,18 @@ def development(case: str, results: Results) -> Iterator[Run]:
         yield Run(case, words, seed)
 
 
+def on_top(case: str, results: Results) -> Iterator[Run]:
+    """Warm-up, no momentum, and maps behind the geodesic setting."""
+    for seed, words in itertools.product(CHOOSING[:2], ON_TOP):
+        yield Run(case, words, seed)
+
+
+def float_twin(case: str, results: Results) -> Iterator[Run]:
+    """The same net with real weights and activations, at the recipe's own settings."""
+    for seed in SEEDS:
+        yield Run(case, FLOAT, seed)
+
+
 def matched(case: str, results: Results) -> Iterator[Run]:
     """Methods at the same learning rate and sum of lr * decay, and the float twin."""
     for seed in SEEDS:
@@ -297,6 +319,8 @@ def placebo(case: str, results: Results) -> Iterator[Run]:
 PARTS = {
     "lead": lead,
     "development": development,
+    "on_top": on_top,
+    "float": float_twin,
     "matched": matched,
     "tuned": tuned,
     "placebo": placebo,
@@ -313,6 +337,14 @@ PLAN = [
     ("lead", "textures-resnet18-5"),
     ("matched", "digits-vgg-20"),
     ("lead", "textures-bireal18-5"),
+    ("on_top", "textures-vgg-5"),
+    ("on_top", "digits-vgg-20"),
+    ("float", "digits-vgg-5"),
+    ("float", "digits-vgg-60"),
+    ("float", "textures-vgg-5"),
+    ("float", "textures-vgg-20"),
+    ("float", "textures-resnet18-5"),
+    ("float", "textures-bireal18-5"),
     ("tuned", "digits-vgg-5"),
     ("placebo", "textures-vgg-5"),
     ("lead", "digits-vggsmall-5"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -201,18 +202,32 @@ def test_costs_are_told_against_plain_sign(study, tmp_path):
 
 
 def test_the_published_page_is_made_from_the_published_results(study, tmp_path):
-    """docs/study.md is what `report` writes today."""
+    """docs/study.md and the table of docs/evidence.md are what `report` writes today."""
     import study_report
 
-    if not study.RESULTS.exists():
-        pytest.skip("no results published")
-    page, *_ = study_report.write(study.Results(), tmp_path)
-    assert page.read_text() == (study.RESULTS.parent.parent / "study.md").read_text()
+    docs = study.RESULTS.parent.parent
+    shutil.copy(docs / "evidence.md", tmp_path)
+    page, *_, evidence = study_report.write(study.Results(), tmp_path)
+    assert page.read_text() == (docs / "study.md").read_text()
+    assert evidence.read_text() == (docs / "evidence.md").read_text()
+    assert study_report.MARK in evidence.read_text()
+
+
+def test_the_table_of_the_evidence_is_replaced_and_nothing_else(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    finish(study, results, "lead", better=study.GRID[9], test=77.0)
+    text = f"before\n{study_report.MARK}\n| old |\n|---|\n\nafter\n| kept |\n"
+    once = study_report.refreshed(text, results)
+    assert once.startswith(f"before\n{study_report.MARK}\n| case (steps) |")
+    assert once.endswith("|\n\nafter\n| kept |\n")
+    assert "| digits-vgg-20* (10) | 77.00 ± 0.00 (5) | lr 0.1, sum 0.3 |" in once
+    assert study_report.refreshed(once, results) == once
+    assert study_report.refreshed("no table", results) == "no table"
 
 
 def test_published_results_are_whole(study):
-    if not study.RESULTS.exists():
-        pytest.skip("no results published")
     lines = [json.loads(text) for text in study.RESULTS.read_text().splitlines()]
     keys = [(line["case"], line["method"], line["seed"]) for line in lines]
     assert len(set(keys)) == len(keys)
