@@ -274,7 +274,8 @@ def test_every_binary_recipe_is_predicted_to_flip_enough(name):
     if recipe.binary_weights:
         forecast = recipe.forecast(data.training_images(recipe.dataset))
         assert forecast.verdict in ("healthy", "few", "many")
-        assert 0.3 <= forecast.decay_sum <= 3.5
+        if recipe.flip_rate is None:
+            assert 0.3 <= forecast.decay_sum <= 3.5
 
 
 def test_known_sizes_of_training_splits_are_right():
