@@ -26,12 +26,34 @@ def test_round_trip_is_exact(tmp_path):
 
 
 def test_only_the_newest_are_kept(tmp_path):
-    for step in (5, 100, 20):
+    for step in (5, 20, 100):
         checkpoints.save(tmp_path, step, ARRAYS, {}, keep=2)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "step-000000020.npz",
         "step-000000100.npz",
     ]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_checkpoints_do_not_crowd_out_whole_ones(tmp_path, keep):
+    """A run that skipped them goes on from before, and what it saves must stay."""
+    for step in (90, 100):
+        checkpoints.save(tmp_path, step, ARRAYS, {}, keep=2).write_bytes(b"cut off")
+    for step in (10, 20):
+        checkpoints.save(tmp_path, step, ARRAYS, {}, keep=keep)
+    found = checkpoints.newest(tmp_path)
+    assert found is not None and found.step == 20
+
+
+def test_leftovers_of_killed_writes_are_cleared(tmp_path):
+    path = checkpoints.save(tmp_path, 1, ARRAYS, {}, keep=2)
+    left = [path.with_name(f".step-000000002.npz.{pid}.tmp") for pid in (17, 4711)]
+    for each in left:
+        each.write_bytes(b"half")
+    other = path.with_name("notes.tmp")
+    other.write_text("not ours")
+    newest = checkpoints.save(tmp_path, 2, ARRAYS, {}, keep=2)
+    assert sorted(tmp_path.iterdir()) == sorted([path, newest, other])
 
 
 def test_no_directory_means_no_checkpoint(tmp_path):

@@ -41,7 +41,10 @@ class Checkpoint(NamedTuple):
 def save(
     directory: Path, step: int, arrays: dict[str, np.ndarray], state: dict[str, Any], *, keep: int
 ) -> Path:
-    """Writes a checkpoint and removes all but the newest few.
+    """Writes a checkpoint and removes all but it and the few before it.
+
+    Later ones, which a run only leaves behind where they are damaged, and what a kill left of
+    unfinished writes go as well.
 
     # Arguments
         directory: created where missing.
@@ -63,14 +66,17 @@ def save(
     try:
         atomic_write(path, lambda file: _write_arrays(file, {_STATE: text, **arrays}))
     except OSError as error:
-        kept = _files(directory)
+        kept = [file for file in _files(directory) if file <= path]
         good = f"{kept[-1]} is intact" if kept else "there is no earlier one"
         raise OSError(
             error.errno,
             f"cannot write checkpoint {path} ({error.strerror or error}); {good}. "
             "Free some space and run the same command again",
         ) from None
-    for old in _files(directory)[:-keep]:
+    files = _files(directory)
+    # A run goes on from the newest whole checkpoint, so what bears a later step is damaged.
+    kept = [file for file in files if file <= path][-keep:]
+    for old in {*files, *directory.glob(".step-*.npz.*.tmp")}.difference(kept):
         old.unlink(missing_ok=True)
     return path
 
