@@ -13,11 +13,11 @@ from hbnn_larq.training.cli import main
 pytest.importorskip("larq_compute_engine")
 
 
-def digits_net(**conv):
+def digits_net(channels=1, classes=10, **conv):
     settings = {"padding": "same", "pad_values": 1.0, "use_bias": False, **conv}
     model = tf.keras.Sequential(
         [
-            tf.keras.Input((16, 16, 1)),
+            tf.keras.Input((16, 16, channels)),
             tf.keras.layers.Conv2D(32, 3, padding="same"),
             tf.keras.layers.BatchNormalization(),
             lq.layers.QuantConv2D(
@@ -25,7 +25,7 @@ def digits_net(**conv):
             ),
             tf.keras.layers.BatchNormalization(),
             tf.keras.layers.GlobalAveragePooling2D(),
-            tf.keras.layers.Dense(10),
+            tf.keras.layers.Dense(classes),
         ],
         name="digits_net",
     )
@@ -149,6 +149,81 @@ def test_predict_reads_and_resizes_image_files(folder, tmp_path, capsys):
     assert "cannot be read as PNG" in capsys.readouterr().err
     assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "none.png")]) == 2
     assert "there is no image" in capsys.readouterr().err
+
+
+def test_predict_takes_the_middle_as_training_on_pictures_does(folder, tmp_path, capsys):
+    """A wide photo is cropped, not squeezed."""
+    rng = np.random.default_rng(0)
+    middle = rng.integers(0, 256, (16, 16, 1), np.uint8)
+    side = np.full((16, 8, 1), 255, np.uint8)
+    wide = np.concatenate([side, middle, side], axis=1)
+    for name, pixels in (("middle", middle), ("wide", wide)):
+        (tmp_path / f"{name}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    paths = [str(tmp_path / f"{name}.png") for name in ("middle", "wide")]
+    assert main(["predict", str(folder / "net.tflite"), *paths, "--json"]) == 0
+    one, two = json.loads(capsys.readouterr().out)
+    assert one["classes"] == two["classes"]
+
+
+@pytest.fixture
+def pictures_run(tmp_path):
+    """A run on a user's own pictures, as `hbnn train` leaves it, and the folder of the pictures."""
+    from hbnn_larq.training import recipes
+
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 256, (18, 16, 3), np.uint8)
+            path = tmp_path / "own" / name / f"{number}.png"
+            path.write_bytes(tf.io.encode_png(pixels).numpy())
+    recipe = recipes.find("digits").changed(dataset="pictures", image_size=16)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text(recipe.to_json())
+    (run / "results.json").write_text(json.dumps({"images": {"train": 24}}))
+    digits_net(channels=3, classes=2).save(run / "model.keras")
+    return run, tmp_path / "own"
+
+
+def test_a_run_on_own_pictures_converts_with_their_folder(pictures_run, tmp_path, capsys):
+    from hbnn_larq.edge import metadata
+    from hbnn_larq.training import data
+
+    run, own = pictures_run
+    words = [str(run), "-o", str(tmp_path / "net.tflite"), "--no-twins", "--json"]
+    assert main(["convert", *words]) == 2
+    assert "say where its files are with --data FOLDER" in capsys.readouterr().err
+    assert main(["convert", *words, "--data", str(own), "--int8"]) in (0, 1)
+    dataset = data.load("pictures", own, image_size=16)
+    assert json.loads(capsys.readouterr().out)["agreement"]["images"] == len(dataset.test) > 0
+    record = metadata.read((tmp_path / "net.tflite").read_bytes())
+    assert record.labels == ("cat", "dog")
+    pixels = dataset.test.images[0]
+    np.testing.assert_allclose(record.preprocessing(pixels), dataset.normalize(pixels), rtol=1e-6)
+
+
+def test_a_model_without_its_pictures_can_be_examined_and_timed(pictures_run, folder, capsys):
+    run, own = pictures_run
+    for words in ([str(run)], [str(run), "--data", str(own)]):
+        assert main(["doctor", *words, "--json"]) in (0, 1)
+        codes = {finding["code"] for finding in json.loads(capsys.readouterr().out)["findings"]}
+        assert "not-finite" not in codes
+    words = [str(folder / "net.tflite"), "--model", str(run), "--threads", "1", "--runs", "1"]
+    assert main(["benchmark", *words]) == 0
+
+
+def test_pictures_are_compared_on_all_classes_in_turn():
+    """Folders are read class by class: the first images would be of one class alone."""
+    from hbnn_larq.training import data
+    from hbnn_larq.training.cli import edge_commands
+
+    images = np.zeros((60, 2, 2, 1), np.uint8) + np.arange(60, dtype=np.uint8)[:, None, None, None]
+    split = data.Split(images, np.repeat(np.arange(3), 20))
+    dataset = data.Dataset("own", split, split, split, 3, (0.0,), (1.0,), data.Augmentation(),
+                           ("a", "b", "c"))  # fmt: skip
+    chosen = edge_commands._normalized(dataset, split, 6)[:, 0, 0, 0]
+    np.testing.assert_array_equal(chosen // 20, [0, 0, 1, 1, 2, 2])
 
 
 def test_predict_refuses_a_file_that_does_not_say_how(folder, tmp_path, capsys):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hbnn_larq.training.data import Dataset
+    from hbnn_larq.training.recipe import Recipe
 
 __all__ = ["register"]
 
@@ -99,7 +100,8 @@ def register(commands: Any) -> None:
     )
     doctor.add_argument("subject", metavar="MODEL|RECIPE",
                         help="a recipe's name, a run folder or a model file")  # fmt: skip
-    doctor.add_argument("--data", help="data set whose test images to look at")
+    doctor.add_argument("--data", metavar="NAME|DIR",
+                        help="data set whose test images to look at, or its folder")  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -116,7 +118,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", help="data set to compare on; default: the run's own, or noise")
+    parser.add_argument("--data", metavar="NAME|DIR",
+                        help="data set to compare on, or the folder of the run's pictures or "
+                        "archive; default: the run's own, or noise")  # fmt: skip
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N",
                         help="test images to compare on (%(default)s)")  # fmt: skip
     parser.add_argument("--no-twins", action="store_true",
@@ -126,7 +130,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from hbnn_larq import edge
 
-    model, dataset = _load(arguments.model, arguments.data)
+    model, recipe = _load(arguments.model)
+    dataset = _data_of(model, recipe, arguments.data)
     labels: tuple[str, ...] = dataset.class_names if dataset else ()
     if arguments.labels:
         labels = tuple(Path(arguments.labels).read_text(encoding="utf-8").splitlines())
@@ -158,7 +163,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from hbnn_larq import edge
 
-    model, dataset = _load(arguments.model, arguments.data)
+    model, recipe = _load(arguments.model)
+    dataset = _data_of(model, recipe, arguments.data)
     images = _images(model, dataset, arguments.images)
     report = edge.report(model, arguments.file, images, twins=not arguments.no_twins)
     print(report.to_json() if arguments.json else report.to_markdown(), end="")
@@ -215,7 +221,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 "--keep-twins: the twins are made from the model; name it with --model"
             )
-        model = _load(arguments.model, None)[0] if arguments.model else None
+        model = _load(arguments.model)[0] if arguments.model else None
         try:
             result = timing.benchmark(
                 path,
@@ -237,7 +243,6 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from hbnn_larq import doctor
     from hbnn_larq.training import data, models
-    from hbnn_larq.training.recipe import Recipe
     from hbnn_larq.training.recipes import RECIPES, find
 
     subject, folder = arguments.subject, Path(arguments.subject)
@@ -254,13 +259,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         model = models.build_model(recipe, shape, classes)
     else:
-        model, dataset = _load(subject, arguments.data)
-        if (folder / "recipe.json").exists():
-            recipe = Recipe.from_json((folder / "recipe.json").read_text())
-    images = None if dataset is None else dataset.normalize(dataset.test.images[:IMAGES])
+        model, recipe = _load(subject)
+        if arguments.data or recipe is None or _needs_no_files(recipe.dataset):
+            dataset = _data_of(model, recipe, arguments.data)
+    images = None if dataset is None else _normalized(dataset, dataset.test, IMAGES)
     optimizer, rates = None, None
     if recipe is not None and recipe.binary_weights:
-        count = data.training_images(recipe.dataset)
+        count = _trained_on(folder) or data.training_images(recipe.dataset) - recipe.hold_out
         optimizer = models.build_optimizer(recipe, count)
         rates = recipe.learning_rates(count).tolist()
     findings = doctor.examine(model, optimizer=optimizer, learning_rates=rates, images=images)
@@ -289,7 +294,18 @@ def _bundled(name: str) -> Dataset | None:
     """A data set that is there at once; the doctor downloads none."""
     from hbnn_larq.training import data
 
-    return data.load(name) if name in ("digits", "generated") else None
+    return data.load(name) if _needs_no_files(name) else None
+
+
+def _needs_no_files(name: str) -> bool:
+    return name in ("digits", "textures") or name.startswith("generated")
+
+
+def _trained_on(folder: Path) -> int | None:
+    """How many images a finished run saw in an epoch."""
+    path = folder / "results.json"
+    images = json.loads(path.read_text()).get("images") if path.exists() else None
+    return images and images["train"]
 
 
 def _found_in_training(folder: Path) -> list[Any]:
@@ -312,33 +328,52 @@ def _found_in_training(folder: Path) -> list[Any]:
     return findings
 
 
-def _load(path: str, data_name: str | None) -> tuple[Any, Dataset | None]:
-    """The model of a run folder or file, and the data it belongs to, where that is known."""
+def _load(path: str) -> tuple[Any, Recipe | None]:
+    """The model of a run folder or file, and the recipe of a run."""
     import hbnn_larq  # noqa: F401  (registers the quantizers)
     from hbnn_larq import rebuilding
-    from hbnn_larq.training import data
     from hbnn_larq.training.recipe import Recipe
 
-    folder = Path(path)
-    normalization = "dataset"
+    folder, recipe = Path(path), None
     if folder.is_dir() and (folder / "recipe.json").exists():
         recipe = Recipe.from_json((folder / "recipe.json").read_text())
-        data_name = data_name or recipe.dataset
-        normalization = recipe.normalization
         path = str(folder / "model.keras")
         if not Path(path).exists():
             raise FileNotFoundError(
                 f"there is no {path}; `hbnn train` writes it when a run is finished"
             )
-    model = rebuilding.load(path, call="hbnn")
-    dataset = data.load(data_name).normalized_as(normalization) if data_name else None
-    return model, dataset
+    return rebuilding.load(path, call="hbnn"), recipe
+
+
+def _data_of(model: Any, recipe: Recipe | None, word: str | None) -> Dataset | None:
+    """The data that a model belongs to: named, in a folder, or what its recipe names."""
+    from hbnn_larq.training import data
+
+    folder = word if word and word not in data.dataset_names() and Path(word).is_dir() else None
+    name = word if folder is None else None
+    name = name or (recipe.dataset if recipe else folder and "pictures")
+    if not name:
+        return None
+    size = recipe.image_size if recipe else model.inputs[0].shape[1]
+    dataset = data.load(name, folder, image_size=size)
+    return dataset.normalized_as(recipe.normalization if recipe else "dataset")
+
+
+def _normalized(dataset: Dataset, split: Any, count: int) -> np.ndarray:
+    """Up to so many images, spread over the split: folders are read class by class."""
+    import numpy as np
+
+    from hbnn_larq.training import data
+
+    places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+    batches = data.evaluation_batches(dataset, split.chosen(places))
+    return np.concatenate([images.numpy() for images, _ in batches])
 
 
 def _calibration(dataset: Dataset | None) -> np.ndarray:
     if dataset is None:
         raise ValueError("--int8 measures ranges on training images: name them with --data")
-    return dataset.normalize(dataset.train.images[:200])
+    return _normalized(dataset, dataset.train, 200)
 
 
 def _images(model: Any, dataset: Dataset | None, count: int) -> Any:
@@ -352,7 +387,7 @@ def _images(model: Any, dataset: Dataset | None, count: int) -> Any:
                 f"--data {dataset.name}: its images are {dataset.image_shape}, the model takes "
                 f"{tuple(model.inputs[0].shape[1:])}. Name the data that the model was made for."
             )
-        return dataset.normalize(dataset.test.images[:count])
+        return _normalized(dataset, dataset.test, count)
     print("no data named: comparing on random noise (--data NAME for images)", file=sys.stderr)
     rng = np.random.default_rng(0)
     arrays = [
@@ -389,7 +424,15 @@ def _pixels(path: str, shape: tuple[int, ...]) -> np.ndarray:
             f"{channels} channels."
         )
     if pixels.shape[:2] != (height, width):
-        pixels = tf.image.resize(pixels, (height, width), antialias=True).numpy()
+        # The middle, as training on pictures and `zoo.preprocess_input` take it.
+        factor = max(height / pixels.shape[0], width / pixels.shape[1])
+        sides = [
+            max(a, round(b * factor))
+            for a, b in zip((height, width), pixels.shape[:2], strict=True)
+        ]
+        top, left = (sides[0] - height) // 2, (sides[1] - width) // 2
+        pixels = tf.image.resize(pixels, sides, antialias=True).numpy()
+        pixels = pixels[top : top + height, left : left + width]
     return pixels.astype(np.float32)
 
 
