@@ -81,11 +81,17 @@ def grid_of(
     rates: tuple[float, ...] = LEARNING_RATES,
     sums: tuple[float, ...] = DECAY_SUMS,
 ) -> tuple[str, ...]:
-    """The points at which a method is tuned."""
+    """The points at which a method is tuned; rates of Adam are a tenth of those of SGD."""
     return tuple(
-        f"{words}:learning_rate={rate}:decay_sum={total}"
+        f"{words}:learning_rate={rate if scale(words) == 1 else rate * scale(words):.12}:"
+        f"decay_sum={total}"
         for rate, total in itertools.product(rates, sums)
     )
+
+
+def scale(words: str) -> float:
+    """What the learning rates of a method's grid are multiplied by."""
+    return 0.1 if "optimizer=adam" in words else 1.0
 
 
 def point_of(words: str) -> tuple[float, float]:
@@ -124,6 +130,14 @@ ON_TOP = (
     GEODESIC.replace("ste_sign", "epc:r=0.05"),
     GEODESIC.replace("ste_sign", "irnet:input_quantizer=ede_sign"),
 )
+# Adam for all that is not turned. Its learning rate was chosen as GEODESIC was, some time later.
+GEODESIC_ADAM = "ste_sign:flip_rate=0.01:flip_direction=adaptive:optimizer=adam:learning_rate=0.003"
+ADAM_VARIANTS = tuple(
+    f"ste_sign:flip_rate=0.01:{direction}optimizer=adam:learning_rate={rate}"
+    for direction in ("flip_direction=adaptive:", "")
+    for rate in (0.001, 0.003, 0.01)
+)
+PLAIN_ADAM = f"{PLAIN}:optimizer=adam"
 # Rivals come with the activation that was published with them.
 METHODS = (
     PLAIN,
@@ -168,7 +182,7 @@ def recipe_of(case: str, words: str, seed: int) -> Recipe:
     recipe = method(case_recipe(case), plain).changed(seed=seed)
     if total is None:
         return recipe
-    rates = recipe.learning_rates(IMAGES[recipe.dataset]).tolist()
+    rates = recipe.law_rates(IMAGES[recipe.dataset]).tolist()
     return recipe.changed(latent_decay=flip_rate.decay_for_sum(total, rates))
 
 
@@ -223,7 +237,7 @@ class Results:
         rate, total = point_of(self.finalists(case, points)[0])
         return grid_of(
             method,
-            _with_neighbours(LEARNING_RATES, ALL_RATES, rate),
+            _with_neighbours(LEARNING_RATES, ALL_RATES, rate / scale(method)),
             _with_neighbours(DECAY_SUMS, ALL_SUMS, total),
         )
 
@@ -247,7 +261,7 @@ class Results:
 def _with_neighbours(
     tried: tuple[float, ...], every: tuple[float, ...], best: float
 ) -> tuple[float, ...]:
-    place = every.index(best)
+    place = min(range(len(every)), key=lambda index: abs(every[index] - best))
     return tuple(v for v in every if v in tried or v in every[place - 1 : place + 2])
 
 
@@ -285,6 +299,24 @@ def on_top(case: str, results: Results) -> Iterator[Run]:
         yield Run(case, words, seed)
 
 
+def adam_variants(case: str, results: Results) -> Iterator[Run]:
+    """Which learning rate of Adam: judged by validation accuracy on choosing seeds."""
+    seeds = CHOOSING[:1] if case == "textures-vgg-20" else CHOOSING[:2]
+    for seed, words in itertools.product(seeds, ADAM_VARIANTS):
+        yield Run(case, words, seed)
+
+
+def adam(case: str, results: Results) -> Iterator[Run]:
+    """The geodesic setting with Adam for the rest, and plain sign by Adam alone, tuned."""
+    for seed in SEEDS:
+        yield Run(case, GEODESIC_ADAM, seed)
+    yield from choosing(case, PLAIN_ADAM, results)
+    best = results.best_of_grid(case, PLAIN_ADAM)
+    if best is not None:
+        for seed in SEEDS:
+            yield Run(case, best, seed)
+
+
 def float_twin(case: str, results: Results) -> Iterator[Run]:
     """The same net with real weights and activations, at the recipe's own settings."""
     for seed in SEEDS:
@@ -320,6 +352,8 @@ PARTS = {
     "lead": lead,
     "development": development,
     "on_top": on_top,
+    "adam_variants": adam_variants,
+    "adam": adam,
     "float": float_twin,
     "matched": matched,
     "tuned": tuned,
@@ -337,6 +371,13 @@ PLAN = [
     ("lead", "textures-resnet18-5"),
     ("matched", "digits-vgg-20"),
     ("lead", "textures-bireal18-5"),
+    *[("adam_variants", case) for case in DEVELOPMENT],
+    ("adam", "textures-vgg-5"),
+    ("adam", "digits-vgg-5"),
+    ("adam", "digits-vgg-20"),
+    ("adam", "textures-bireal18-5"),
+    ("adam", "textures-resnet18-5"),
+    ("adam", "textures-vgg-20"),
     ("on_top", "textures-vgg-5"),
     ("on_top", "digits-vgg-20"),
     ("float", "digits-vgg-5"),

@@ -23,7 +23,7 @@ import tensorflow as tf
 from hbnn_larq import flip_rate, rebuilding
 from hbnn_larq.callbacks import base_point_shares
 from hbnn_larq.edge.obstacles import obstacle
-from hbnn_larq.optimizers import GeodesicSGD
+from hbnn_larq.optimizers import GeodesicSGD, GroupedAdam, MobiusSGD
 from hbnn_larq.quantizers import BallQuantizer
 from hbnn_larq.rebuilding import Layer
 from hbnn_larq.rivals import scheduled_quantizers
@@ -116,12 +116,15 @@ def examine(
         latents = [v for _, layer in layers for _, v in rebuilding.quantized_kernels(layer)]
         if isinstance(inner, GeodesicSGD) and latents:
             findings += _asked_flips(inner, None if learning_rates is None else len(learning_rates))
-        # A MobiusSGD with `others` moves no latents, and what moves them follows another law.
-        decays = hasattr(inner, "decay_of") and inner.others is None
-        if learning_rates is not None and latents and decays:
-            findings += examine_schedule(
-                learning_rates, inner.decay_of(latents[0]), float(inner.momentum)
-            )
+        moving = getattr(inner, "others", None) or inner  # what moves latents, if not by angles
+        if learning_rates is not None and latents and not isinstance(inner, GeodesicSGD):
+            if isinstance(moving, MobiusSGD):
+                decay, momentum = moving.decay_of(latents[0]), float(moving.momentum)
+                findings += examine_schedule(learning_rates, decay, momentum)
+            elif isinstance(moving, GroupedAdam):
+                decay, momentum = moving.decay_of(latents[0]), float(moving.beta_1)
+                as_sgd = [(1 - momentum) * rate for rate in learning_rates]
+                findings += examine_schedule(as_sgd, decay, momentum)
     if images is not None:
         findings += _activations(model, layers, images)
     return findings

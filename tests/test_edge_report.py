@@ -242,6 +242,17 @@ def test_lce_itself_can_be_imported_after_us(converted):
     )
 
 
+def test_a_full_disk_is_named_and_leaves_nothing(monkeypatch, tmp_path, converted):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "net.tflite"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"cannot write '{path}' \(No space left .*another path"):
+        convert(converted[0], path)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Shifted(tf.keras.layers.Layer):
     """A sign about a threshold of its own for each channel, less the image's mean."""
 

@@ -420,6 +420,33 @@ def test_a_wrong_recipe_publishes_nothing(run, tmp_path):
     assert list((tmp_path / "mirror").iterdir()) == []
 
 
+@pytest.mark.parametrize("part", ["npz", "card", "registry"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_full_disk_publishes_nothing(part, again, run, mirror, tmp_path, monkeypatch):
+    """Whichever of the three files does not fit: what was there stays as it was, and that is all"""
+    folder = mirror[0] if again else tmp_path / "fresh"
+    before = {p: p.read_bytes() for p in folder.iterdir()} if again else {}
+    (run / "results.json").write_text(json.dumps({"accuracy": {"test_top1": 92.0}, "images": {}}))
+    write_bytes, write_text = Path.write_bytes, Path.write_text
+
+    def full(write):
+        def fails(path, content, *args, **kwargs):
+            if part in path.name:
+                write(path, content[:10], *args, **kwargs)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(path, content, *args, **kwargs)
+
+        return fails
+
+    monkeypatch.setattr(Path, "write_bytes", full(write_bytes))
+    monkeypatch.setattr(Path, "write_text", full(write_text))
+    with pytest.raises(OSError, match=r"cannot write in .* \(No space left on device\); nothing"):
+        publish(run, folder)
+    after = {p: p.read_bytes() for p in folder.iterdir()}
+    assert after.keys() == before.keys()
+    assert {p for p in before if p.suffix != ".json"} <= {p for p in after if after[p] == before[p]}
+
+
 def test_damaged_registry_is_named(mirror):
     (mirror[0] / "registry.json").write_text("{}")
     with pytest.raises(ValueError, match=r"registry.json is no registry of weights"):

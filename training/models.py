@@ -86,18 +86,24 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         training_images: size of the training split.
 
     # Returns
-        A `MobiusSGD`, with a `GeodesicSGD` for the latents where the recipe has a `flip_rate`;
-        under loss scaling for "mixed_float16".
+        A `MobiusSGD`, around a `GroupedAdam` where the recipe says Adam, with a `GeodesicSGD` for
+        the latents where it has a `flip_rate`; under loss scaling for "mixed_float16".
     """
-    optimizer: tf.keras.optimizers.Optimizer = optimizers.MobiusSGD(
-        learning_rate=recipe.schedule_for(training_images),
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        latent_decay=recipe.latent_decay,
-        base_point_decay=recipe.base_point_decay,
-        decay_all=recipe.decay_all,
-        step=recipe.base_point_step,
-    )
+    schedule = recipe.schedule_for(training_images)
+    decays: dict[str, Any] = {
+        "weight_decay": recipe.weight_decay,
+        "latent_decay": recipe.latent_decay,
+        "decay_all": recipe.decay_all,
+    }
+    of_base_points = {"step": recipe.base_point_step, "base_point_decay": recipe.base_point_decay}
+    optimizer: tf.keras.optimizers.Optimizer
+    if recipe.optimizer == "sgd":
+        optimizer = optimizers.MobiusSGD(schedule, recipe.momentum, **decays, **of_base_points)
+    else:
+        if recipe.base_point_decay is None:
+            of_base_points["base_point_decay"] = recipe.latent_decay
+        adam = optimizers.GroupedAdam(schedule, recipe.momentum, **decays)
+        optimizer = optimizers.MobiusSGD(schedule, others=adam, **of_base_points)
     if recipe.flip_rate is not None and recipe.binary_weights:
         optimizer = optimizers.GeodesicSGD(
             recipe.schedule_for(training_images, recipe.flip_rate),

@@ -25,7 +25,8 @@ __all__ = ["FlipForecast", "Recipe", "keep_decay_sum"]
 _NEUTRAL = ("seed",)
 # Changing these changes how many steps there are or how large each is.
 _SCHEDULE_FIELDS = (
-    "epochs", "batch_size", "learning_rate", "schedule", "warmup_epochs", "dataset", "hold_out",
+    "epochs", "batch_size", "learning_rate", "schedule", "warmup_epochs", "optimizer", "dataset",
+    "hold_out",
 )  # fmt: skip
 
 
@@ -58,12 +59,14 @@ class Recipe:
             all of them.
         learning_rate, schedule, warmup_epochs: highest rate; "cosine", "linear" or "constant"
             after a linear warm-up.
-        momentum: of SGD on everything but base points.
-        weight_decay: coupled decay of real kernels (of everything real with `decay_all`).
-        latent_decay: coupled decay of the latents of binary kernels; it sets the flip rate.
+        optimizer: "sgd" or "adam", for everything but base points and what `flip_rate` turns.
+        momentum: of SGD, beta_1 of Adam, and of what `flip_rate` turns.
+        weight_decay: decay of real kernels (of everything real with `decay_all`), coupled in SGD,
+            decoupled in Adam.
+        latent_decay: such a decay of the latents of binary kernels; it sets the flip rate.
         flip_rate: highest share of the binary weights asked to flip per step, scheduled like the
             learning rate: `GeodesicSGD` then turns the latents, and learning rate and
-            `latent_decay` have no say in them. None for plain SGD.
+            `latent_decay` have no say in them. None leaves them to `optimizer`.
         flip_direction: "momentum", "sign" or "adaptive", of `GeodesicSGD`.
         base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
         decay_all: also decay biases and the scales and shifts of batch normalisation.
@@ -96,6 +99,7 @@ class Recipe:
     learning_rate: float = 0.1
     schedule: str = "cosine"
     warmup_epochs: int = 0
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     latent_decay: float = 5e-4
@@ -212,6 +216,15 @@ class Recipe:
         """The rate of every step on a training split of this many images, float64 array."""
         return self.schedule_for(training_images).values()
 
+    def law_rates(self, training_images: int) -> Any:
+        """The rate of every step as the flip-rate law counts it, float64 array.
+
+        Heavy-ball momentum adds up steps to 1 / (1 - momentum) times the rate; Adam averages
+        gradients, so its steps are worth the share (1 - momentum) of such a rate.
+        """
+        rates = self.learning_rates(training_images)
+        return rates if self.optimizer == "sgd" else rates * (1 - self.momentum)
+
     def schedule_for(self, training_images: int, peak: float | None = None) -> Any:
         """The `Schedule` for a training split of this many images.
 
@@ -238,7 +251,7 @@ class Recipe:
             return self.schedule_for(training_images, self.flip_rate).values().tolist()
         return [
             flip_rate.flips_per_step(rate, self.latent_decay, self.momentum)
-            for rate in self.learning_rates(training_images).tolist()
+            for rate in self.law_rates(training_images).tolist()
         ]
 
     def forecast(self, training_images: int) -> FlipForecast:
@@ -250,7 +263,7 @@ class Recipe:
         if self.flip_rate is not None:
             return FlipForecast(steps, mean, None, flip_rate.verdict(mean))
         total = flip_rate.decay_sum(
-            self.learning_rates(training_images)[:steps].tolist(), self.latent_decay
+            self.law_rates(training_images)[:steps].tolist(), self.latent_decay
         )
         return FlipForecast(steps, mean, total, flip_rate.verdict(mean, total))
 
@@ -263,8 +276,8 @@ class FlipForecast:
         steps: training steps.
         flips_per_step: mean share of binary weights that flip per step: asked for by the recipe,
             or predicted by the flip-rate law at the balance.
-        decay_sum: sum over training of learning rate times latent decay; None where flips are
-            asked for.
+        decay_sum: sum over training of learning rate (see `Recipe.law_rates`) times latent decay;
+            None where flips are asked for.
         verdict: "starved", "few", "healthy", "many" or "too many".
     """
 
@@ -297,6 +310,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
         "bireal_net34",
     ),
     "granularity": ("filter", "layer"),
+    "optimizer": ("sgd", "adam"),
     "schedule": ("cosine", "linear", "constant"),
     "flip_direction": ("momentum", "sign", "adaptive"),
     "base_point_step": ("exp0", "literal", "riemannian"),
@@ -330,8 +344,7 @@ def keep_decay_sum(
     decays = new.binary_weights and new.flip_rate is None and new.latent_decay > 0
     if not decays or "latent_decay" in changed or not relevant:
         return new, None
-    before = old.learning_rates(old_images)
-    after = new.learning_rates(new_images)
+    before, after = old.law_rates(old_images), new.law_rates(new_images)
     factor = float(before.sum() / after.sum())
     if math.isclose(factor, 1.0, rel_tol=1e-9):
         return new, None

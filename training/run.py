@@ -453,7 +453,7 @@ class _Run:
             found += examine_epoch(self._bits(self.initial_signs), self._bits(self.epoch_signs))
         # Until learning rate and decay have had that much to do, the law foretells nothing, and
         # flips that are asked for do not follow from it.
-        rates = self.recipe.learning_rates(len(self.dataset.train)) * self.recipe.latent_decay
+        rates = self.recipe.law_rates(len(self.dataset.train)) * self.recipe.latent_decay
         earlier = self.step - self.steps_per_epoch
         settled = rates[:earlier].sum() < SETTLED_SUM <= rates[: self.step].sum()
         if settled and self.recipe.flip_rate is None:

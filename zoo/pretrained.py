@@ -188,9 +188,17 @@ def read_registry(path: Path) -> list[Pretrained]:
 def write_registry(path: Path, rows: Iterable[Pretrained]) -> None:
     """Writes a registry file, complete or not at all."""
     text = json.dumps({"weights": [dataclasses.asdict(row) for row in rows]}, indent=2)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, complete or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def bar(name: str) -> Progress:

@@ -16,7 +16,13 @@ import hbnn_larq.zoo
 from hbnn_larq import rebuilding
 from hbnn_larq.zoo import weight_files
 from hbnn_larq.zoo.images import DATASETS
-from hbnn_larq.zoo.pretrained import REGISTRY, Pretrained, read_registry, write_registry
+from hbnn_larq.zoo.pretrained import (
+    REGISTRY,
+    Pretrained,
+    read_registry,
+    write_registry,
+    write_text,
+)
 
 __all__ = ["publish"]
 
@@ -51,6 +57,7 @@ def publish(
     # Raises
         FileNotFoundError: the run is not finished.
         ValueError: the model is none of the zoo's, or its weights are not signs.
+        OSError: the folder cannot be written, or its disk is full; nothing new is left in it.
     """
     workdir, folder = Path(workdir), Path(folder)
     for name in NEEDED:
@@ -69,6 +76,7 @@ def publish(
 
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{trained.name}-{weights}.npz"
+    written: list[Path] = []
     try:
         content = weight_files.save_weights(trained, draft, architecture=architecture)
         _check_logits(trained, draft, architecture, workdir)
@@ -98,11 +106,22 @@ def publish(
             "licence": licence,
             "format": weight_files.FORMAT,
         }
+        written = [p for p in (folder / file, folder / str(row.card)) if not p.exists()]
         draft.replace(folder / file)
+        write_text(folder / str(row.card), json.dumps(card, indent=2) + "\n")
+        _register(folder / REGISTRY, row)
+    except BaseException as error:
+        for path in written:  # without a row nobody would find them
+            path.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(
+            error.errno,
+            f"publish({str(workdir)!r}): cannot write in {folder} ({error.strerror or error}); "
+            "nothing was published. Free some space there, or name another folder",
+        ) from None
     finally:
         draft.unlink(missing_ok=True)
-    _write(folder / str(row.card), json.dumps(card, indent=2) + "\n")
-    _register(folder / REGISTRY, row)
     return row, card
 
 
@@ -171,12 +190,6 @@ def _register(path: Path, row: Pretrained) -> None:
     if earlier is not None and earlier.file not in (None, row.file):
         for name in (earlier.file, earlier.card):
             path.with_name(str(name)).unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _version() -> str:

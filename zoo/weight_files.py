@@ -76,12 +76,13 @@ def save_weights(
                 entries[f"{layer.name}/{BITS}"] = np.packbits(signs[layer.name].ravel() > 0)
             elif not is_base_point(variable):
                 entries[f"{layer.name}/{name}"] = variable.numpy()
+    archive = io.BytesIO()  # on a full disk `np.savez` leaves a file open
+    np.savez(archive, **entries)
+    content = archive.getvalue()
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            np.savez(file, **entries)
-        content = temporary.read_bytes()
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

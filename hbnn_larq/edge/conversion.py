@@ -331,6 +331,12 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             os.umask(umask)
             os.chmod(file.name, 0o666 & ~umask)
             os.replace(file.name, target)
-        except BaseException:
+        except BaseException as error:
             Path(file.name).unlink(missing_ok=True)
-            raise
+            if not isinstance(error, OSError):
+                raise
+            raise OSError(
+                error.errno,
+                f"cannot write {str(target)!r} ({error.strerror}); nothing of it is left. Free "
+                "some space there, or name another path",
+            ) from None
