@@ -1,5 +1,6 @@
 """The `hbnn` command: what it prints, what it exits with, what it says when used wrongly."""
 
+import errno
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from micro import micro_model
 
-from hbnn_larq.training import data, recipes, run
+from hbnn_larq.training import checkpoints, data, recipes, run
 from hbnn_larq.training.cli import main
 from hbnn_larq.training.recipe import Recipe
 
@@ -174,6 +175,21 @@ def test_a_fault_in_a_run_is_exit_code_1(capsys, tmp_path, monkeypatch, tiny, er
     monkeypatch.setattr(run, "fit", fail)
     code, _, err = outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))
     assert code == 1 and err == f"hbnn: {error}\n"
+
+
+def test_a_full_disk_is_named_with_the_way_out(capsys, tmp_path, monkeypatch, tiny):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "history.csv"
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(run, "fit", lambda *_, **__: checkpoints.atomic_write(path, repr))
+    code, _, err = outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))
+    assert code == 2 and err == (
+        f"hbnn: No space left on device: {path}. Free some space there and run the same command "
+        "again\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_prints_its_answer_and_nothing_of_tensorflow():

@@ -1,6 +1,8 @@
 """Conversion and its report: what is binary, what is not and why; a broken file is seen."""
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys

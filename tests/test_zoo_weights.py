@@ -1,8 +1,11 @@
 """Weights in files and by name: what is loaded is the network that was trained, or an error."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest

@@ -11,6 +11,7 @@ model as a whole, and only then assigned: a model is never half loaded.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import zipfile

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a fault was found (or the run was stopped), 2 used wrongly
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import sys
@@ -64,5 +65,7 @@ def _text(error: Exception) -> str:
     """An error's message; of an OSError without its number."""
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}"
+        full = where and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = ". Free some space there and run the same command again" if full else ""
+        return f"{error.strerror}{where}{hint}"
     return str(error)
