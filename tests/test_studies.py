@@ -9,7 +9,16 @@ import tensorflow as tf
 from micro import micro_model
 
 from hbnn_larq.callbacks import binary_kernels
-from hbnn_larq.training import compare, data, models, repeats, run, search, search_report
+from hbnn_larq.training import (
+    checkpoints,
+    compare,
+    data,
+    models,
+    repeats,
+    run,
+    search,
+    search_report,
+)
 from hbnn_larq.training.recipe import Recipe
 
 TINY = Recipe(
@@ -147,7 +156,7 @@ def test_choosing_on_test_images_must_be_asked_for(tmp_path, tiny):
         search.search(TINY, tmp_path, radii=[0.1, 1.0], dataset=bare)
 
 
-pytest.importorskip("keras_tuner")
+keras_tuner = pytest.importorskip("keras_tuner")
 
 
 def test_killed_search_goes_on_and_ends_like_the_unbroken_one(tmp_path, tiny, trained):
@@ -175,6 +184,46 @@ def test_killed_search_goes_on_and_ends_like_the_unbroken_one(tmp_path, tiny, tr
 
 class Killed(BaseException):
     """Not an Exception, as a real kill is none."""
+
+
+@pytest.mark.parametrize("moment", ["in the first trial", "in the second", "between two"])
+def test_a_grid_killed_with_trials_to_come_tries_them_all(
+    tmp_path, tiny, trained, monkeypatch, moment
+):
+    arguments = {"radii": [5.0, 0.05, 0.5], "seeds": 1, "dataset": tiny}
+
+    def kill(line):
+        if line.startswith("  epoch 2/2") and len(trained) == 1 + ("second" in moment):
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if moment == "between two":
+            calls = []
+            create = keras_tuner.Oracle.create_trial
+
+            def killed_before_the_second(oracle, tuner_id):
+                calls.append(tuner_id)
+                if len(calls) == 2:
+                    raise Killed
+                return create(oracle, tuner_id)
+
+            patch.setattr(keras_tuner.Oracle, "create_trial", killed_before_the_second)
+            kill = silent
+        search.search(TINY, tmp_path, say=kill, **arguments)
+    outcome = search.search(TINY, tmp_path, say=silent, **arguments)
+    assert [row["r"] for row in outcome["rows"]] == [0.05, 0.5, 5.0]
+    assert len(set(trained)) == 3 and len(trained) == (3 if moment == "between two" else 4)
+
+
+def test_a_kill_cannot_leave_half_a_state_file(tmp_path, tiny, monkeypatch):
+    """keras-tuner empties its files before it writes them anew."""
+    whole, write = set(), checkpoints.atomic_write
+    monkeypatch.setattr(
+        checkpoints, "atomic_write", lambda path, *rest: (whole.add(path), write(path, *rest))
+    )
+    search.search(TINY, tmp_path, radii=[0.1, 1.0], seeds=1, dataset=tiny, say=silent)
+    assert set((tmp_path / "tuner").rglob("*.json")) <= whole
+    assert len(list((tmp_path / "tuner").rglob("*.json"))) == 4  # oracle, tuner, two trials
 
 
 def test_one_search_gives_the_table_of_ball_and_boundary(tmp_path, tiny, trained):

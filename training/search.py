@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -187,14 +188,15 @@ def search(
         last_epoch,
         seed=recipe.seed + 1,  # keras-tuner takes 0 for "any"
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # says that it goes on, on standard output
+    # It says that it goes on, on standard output.
+    with _whole_state_files(), contextlib.redirect_stdout(io.StringIO()):
         found = RadiusTuner(
             oracle=oracle, directory=str(workdir), project_name="tuner", overwrite=False
         )
     if role == "chief":
         say(f"chief: waiting for workers at {os.environ[_ROLE[1]]}:{os.environ[_ROLE[2]]}")
     try:
-        with _lost_chief(role, workdir):
+        with _lost_chief(role, workdir), _whole_state_files():
             found.search(verbose=0)
     except keras_tuner.errors.FatalError as error:
         raise error.__cause__ or error from None
@@ -267,7 +269,7 @@ def _oracle(tuner: str, space: Any, trials: int, epochs: int, *, seed: int) -> A
         "hyperparameters": space,
     }
     if tuner == "grid":
-        return keras_tuner.oracles.GridSearchOracle(max_trials=trials, **common)
+        return _grid_oracle(keras_tuner)(max_trials=trials, **common)
     if tuner == "hyperband":
         return keras_tuner.oracles.HyperbandOracle(max_epochs=epochs, seed=seed, **common)
     kind = {
@@ -275,6 +277,42 @@ def _oracle(tuner: str, space: Any, trials: int, epochs: int, *, seed: int) -> A
         "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
     }[tuner]
     return kind(max_trials=trials, seed=seed, **common)
+
+
+def _grid_oracle(keras_tuner: Any) -> Any:
+    class Grid(keras_tuner.Oracle):
+        """Every point once, in order. What comes next follows from the trials on disk.
+
+        keras-tuner's own keeps that in memory alone: after a kill it leaves points out or fails.
+        """
+
+        def populate_space(self, trial_id: str) -> dict[str, Any]:
+            space = self.get_space().space
+            tried = [trial.hyperparameters.values for trial in self.trials.values()]
+            for point in itertools.product(*(hp.values for hp in space)):
+                values = {hp.name: value for hp, value in zip(space, point, strict=True)}
+                if values not in tried:
+                    return {"status": "RUNNING", "values": values}
+            return {"status": "IDLE" if self.ongoing_trials else "STOPPED", "values": None}
+
+    return Grid
+
+
+@contextlib.contextmanager
+def _whole_state_files() -> Iterator[None]:
+    """keras-tuner empties its files before it writes them anew; a kill must not come between."""
+    from keras_tuner.src import utils
+
+    def save(path: str, content: Any) -> str:
+        text = json.dumps(content)
+        checkpoints.atomic_write(Path(path), lambda file: file.write(text.encode()))
+        return text
+
+    original, utils.save_json = utils.save_json, save
+    try:
+        yield
+    finally:
+        utils.save_json = original
 
 
 def _role() -> str | None:
