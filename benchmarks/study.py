@@ -130,8 +130,8 @@ ON_TOP = (
     GEODESIC.replace("ste_sign", "epc:r=0.05"),
     GEODESIC.replace("ste_sign", "irnet:input_quantizer=ede_sign"),
 )
-# Adam for all that is not turned. Its learning rate was chosen as GEODESIC was, some time later.
-GEODESIC_ADAM = "ste_sign:flip_rate=0.01:flip_direction=adaptive:optimizer=adam:learning_rate=0.003"
+# Adam for all that is not turned; chosen as GEODESIC was, some time later, among these.
+GEODESIC_ADAM = "ste_sign:flip_rate=0.01:optimizer=adam:learning_rate=0.003"
 ADAM_VARIANTS = tuple(
     f"ste_sign:flip_rate=0.01:{direction}optimizer=adam:learning_rate={rate}"
     for direction in ("flip_direction=adaptive:", "")

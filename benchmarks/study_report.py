@@ -197,7 +197,7 @@ def _adam_table(results: Results, cases: list[str]) -> str:
     lines = [
         "## The same with Adam",
         "",
-        f"Geodesic with Adam for the rest: `{GEODESIC_ADAM}` everywhere, its learning rate chosen "
+        f"Geodesic with Adam for the rest: `{GEODESIC_ADAM}` everywhere, chosen among {len(ADAM_VARIANTS)} "
         f"on the validation splits of {', '.join(DEVELOPMENT)}. Plain sign by Adam (decoupled "
         f"decay): the best of a grid of {len(GRID)} points with a tenth of the learning rates, "
         "grown and chosen as that of SGD. Differences are to that of the two tuned plain signs "
