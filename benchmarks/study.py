@@ -221,8 +221,8 @@ class Results:
 
     def values(self, case: str, method: str, seeds: Any, what: str) -> list[float]:
         """One figure of those of the seeds that are done."""
-        found = (self.lines.get((case, method, seed)) for seed in seeds)
-        return [line[what] for line in found if line is not None and line[what] is not None]
+        found = (self.lines.get((case, method, seed), {}).get(what) for seed in seeds)
+        return [value for value in found if value is not None]
 
     def mean(self, case: str, method: str, seeds: Any, what: str = "validation") -> float:
         values = self.values(case, method, seeds, what)
@@ -430,6 +430,8 @@ def train(run: Run, datasets: dict[str, Any]) -> dict[str, Any]:
     tf.keras.backend.clear_session()
     try:
         found = fit(recipe, folder, dataset=dataset, say=lambda _: None)
+    except FloatingPointError as error:  # a point of a grid that does not train is a result too
+        return {"validation": 0.0, "test": 0.0, "diverged": str(error).partition(" The last")[0]}
     finally:
         shutil.rmtree(folder)
     flips = found["flips"] or {}

@@ -197,10 +197,10 @@ def _adam_table(results: Results, cases: list[str]) -> str:
     lines = [
         "## The same with Adam",
         "",
-        f"Geodesic with Adam for the rest: `{GEODESIC_ADAM}` everywhere, chosen among {len(ADAM_VARIANTS)} "
-        f"on the validation splits of {', '.join(DEVELOPMENT)}. Plain sign by Adam (decoupled "
-        f"decay): the best of a grid of {len(GRID)} points with a tenth of the learning rates, "
-        "grown and chosen as that of SGD. Differences are to that of the two tuned plain signs "
+        f"Geodesic with Adam for the rest: `{GEODESIC_ADAM}` everywhere, chosen among "
+        f"{len(ADAM_VARIANTS)} on the validation splits of {', '.join(DEVELOPMENT)}. Plain sign by "
+        f"Adam (decoupled decay): the best of {len(GRID)} points with a tenth of the learning "
+        "rates, grown and chosen as for SGD. Differences are to that of the two tuned plain signs "
         "which has the higher validation accuracy.",
         "",
         "| case | plain sign, SGD | plain sign, Adam | at | geodesic, Adam | difference |",
@@ -244,9 +244,12 @@ def _grid_table(results: Results, case: str) -> str:
             (words,) = grid_of(PLAIN, (rate,), (total,))
             values = results.values(case, words, CHOOSING, "validation")
             flips = results.mean(case, words, CHOOSING, "flips")
-            cells.append(
-                f"{spread(values).mean:.1f} ({len(values)}), {100 * flips:.2f} %" if values else "-"
-            )
+            if not values:
+                cells.append("-")
+            elif math.isnan(flips):  # no figure but the 0 of a run that ended in NaN
+                cells.append("diverged")
+            else:
+                cells.append(f"{spread(values).mean:.1f} ({len(values)}), {100 * flips:.2f} %")
         lines.append(f"| {total:g} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 

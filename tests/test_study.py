@@ -185,6 +185,28 @@ def test_report_shows_each_figure_where_it_belongs(study, tmp_path):
     assert plot.name == f"{CASE}.png" and plot.stat().st_size > 5000
 
 
+def test_a_run_that_ends_in_nan_is_a_result(study, tmp_path, monkeypatch):
+    import study_report
+
+    from hbnn_larq.training import run
+
+    def diverges(*_, **__):
+        raise FloatingPointError(
+            "step 97: gradient is not finite. The last checkpoint in x is good."
+        )
+
+    monkeypatch.setattr(run, "fit", diverges)
+    results = study.Results(tmp_path / "r.jsonl")
+    point = study.Run(CASE, study.GRID[3], study.CHOOSING[0])
+    line = study.train(point, {})
+    assert line["diverged"] == "step 97: gradient is not finite."
+    results.add(point, line)
+    finish(study, results, "lead", better=study.GRID[9])
+    page, *_ = study_report.write(results, tmp_path)
+    assert "| 3 | diverged |" in page.read_text()
+    assert results.best_of_grid(CASE) == study.GRID[9]
+
+
 def test_costs_are_told_against_plain_sign(study, tmp_path):
     import study_report
 
