@@ -273,6 +273,27 @@ def test_nan_in_the_images_is_blamed_on_the_inputs(tmp_path, tiny):
         run.fit(TINY, tmp_path, dataset=spoilt, say=silent)
 
 
+def test_loss_scaling_does_not_hide_gradients_that_are_never_finite():
+    """The scaler skips a step that overflows and halves its scale; from 1 it goes no further."""
+
+    @tf.custom_gradient
+    def spoilt(x):
+        return tf.identity(x), lambda dy: dy * np.nan
+
+    inputs = tf.keras.Input((4,))
+    x = tf.keras.layers.Lambda(spoilt)(tf.keras.layers.Dense(3)(inputs))
+    model = tf.keras.Model(inputs, tf.keras.layers.Dense(3)(x))
+    optimizer = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.SGD(0.1))
+    optimizer.build(model.trainable_variables)
+    step = steps.TrainStep(model, optimizer, num_classes=3)
+    before = model.get_weights()
+    results = [step(tf.ones((6, 4)), tf.zeros(6, tf.int64)) for _ in range(20)]
+    assert all(np.isfinite(result.loss) for result in results)
+    assert [result.finite for result in results] == [True] * 15 + [False] * 5
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_evaluator_ranks_as_written_out_by_hand():
     logits = np.float32([[3, 1, 2, 0, -1, -2, -3], [0, 1, 2, 3, 4, 5, 6], [np.nan] * 7, [1] * 7])
     model = tf.keras.Sequential([tf.keras.layers.Lambda(lambda x: x, input_shape=(7,))])

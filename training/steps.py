@@ -69,11 +69,13 @@ class TrainStep:
             variables = model.trainable_variables
             gradients = tape.gradient(objective, variables)
             finite = tf.math.is_finite(loss)
+            healthy = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
             if scaled:
-                # The scaler itself skips steps whose scaled gradients overflow.
+                # The scaler itself skips steps whose scaled gradients overflow, and halves its
+                # scale. What overflows unscaled will do so for ever.
+                healthy |= optimizer.loss_scale > 1
                 gradients = optimizer.get_unscaled_gradients(gradients)
-            else:
-                finite &= tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+            finite &= healthy
 
             def update() -> tf.Tensor:
                 optimizer.apply_gradients(zip(gradients, variables, strict=True))
