@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import larq as lq
 import numpy as np
@@ -215,15 +216,30 @@ def test_the_way_round_a_spatial_factor_works_and_a_channel_factor_is_free():
     assert report(model, convert(model), images()).ok
 
 
-def test_a_crash_of_the_converter_is_an_error_message(monkeypatch, tmp_path, converted):
+@pytest.mark.parametrize(
+    "end, way_out", [("SIGSEGV", "Convert the model in halves"), ("SIGKILL", "memory runs out")]
+)
+def test_a_crash_of_the_converter_is_an_error_message(
+    monkeypatch, tmp_path, converted, end, way_out
+):
     script = tmp_path / "child.py"
-    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    script.write_text(f"import os, signal\nos.kill(os.getpid(), signal.{end})\n")
     monkeypatch.setattr("hbnn_larq.edge.conversion.CHILD", script)
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(RuntimeError, match=r"converter crashed \(SIGSEGV\); this process is unh"):
+    message = rf"converter crashed \({end}\); this process is unharmed .* {way_out}"
+    with pytest.raises(RuntimeError, match=message):
         convert(converted[0], out / "net.tflite")
     assert not list(out.iterdir())
+
+
+def test_a_full_folder_of_temporary_files_is_named(monkeypatch, converted):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"convert\(model\): cannot write what .* set TMPDIR"):
+        convert(converted[0])
 
 
 def test_importing_edge_loads_no_lce():

@@ -195,8 +195,15 @@ def run_converter(frozen: FrozenGraph, call: str) -> bytes:
     library = engine.converter_library(call)
     with tempfile.TemporaryDirectory(prefix="hbnn-convert-") as folder:
         job, graph, out = (Path(folder, name) for name in ("job.json", "graph.pb", "out.tflite"))
-        job.write_text(json.dumps(frozen.job), encoding="utf-8")
-        graph.write_bytes(frozen.graph_def.SerializeToString())
+        try:
+            job.write_text(json.dumps(frozen.job), encoding="utf-8")
+            graph.write_bytes(frozen.graph_def.SerializeToString())
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{call}: cannot write what the converter reads into {folder!r} "
+                f"({error.strerror}). Free some space, or set TMPDIR to another folder",
+            ) from None
         command = [sys.executable, str(CHILD), *map(str, (library, job, graph, out))]
         try:
             child = subprocess.run(
@@ -231,10 +238,18 @@ def _diagnostics(stderr: str) -> str:
 def _failure(call: str, status: int, said: str) -> str:
     what = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"failed (exit {status})"
     last = "\n".join(said.splitlines()[-5:]) or "nothing"
+    way_out = (
+        "Convert the model in halves to find the layer it stumbles on: "
+        "tf.keras.Model(model.input, model.layers[k].output)."
+    )
+    if status == -signal.SIGKILL:
+        way_out = (
+            "It was killed from outside, as the system does where memory runs out: free some, or "
+            "convert on a larger machine."
+        )
     return (
         f"{call}: the LCE converter {what}; this process is unharmed and no file was written. "
-        "Convert the model in halves to find the layer it stumbles on: "
-        f"tf.keras.Model(model.input, model.layers[k].output). It said:\n{last}"
+        f"{way_out} It said:\n{last}"
     )
 
 
