@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_a_run_says_one_line_per_epoch_with_the_time_left(unbroken):
     assert len(lines) == 3
     assert lines[0].startswith("epoch 1/3  loss ") and lines[0].endswith(" left")
     assert "flips/step" in lines[0]
+
+
+def test_a_long_epoch_says_how_far_it_is(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(run, "SAY_EVERY_S", 0)
+    lines = []
+    run.fit(TINY.changed(stop_epoch=1), tmp_path, dataset=tiny, say=lines.append)
+    said = [line for line in lines if line.startswith("  step")]
+    assert len(said) == 3  # of four steps; the epoch's own line says the rest
+    form = r"  step 2 of 4  loss \d\.\d{4}  train \d+\.\d %  (\d+ min )?\d+ s left"
+    assert re.fullmatch(form, said[1]), said
 
 
 def test_a_healthy_first_epoch_is_not_remarked_upon(unbroken):

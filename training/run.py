@@ -53,6 +53,7 @@ from hbnn_larq.training.strategies import is_chief, make_strategy
 __all__ = ["Stopped", "evaluate", "fit"]
 
 Say = Callable[[str], None]
+SAY_EVERY_S = 60  # within an epoch, which may take hours
 
 
 class Stopped(Exception):
@@ -295,7 +296,7 @@ class _Run:
 
     def train(self, interrupted: threading.Event, checkpoint_every: int | None, keep: int) -> None:
         self.started = time.monotonic()
-        done_before, saved_at = self.step, time.monotonic()
+        done_before, saved_at, said_at = self.step, time.monotonic(), time.monotonic()
         batches = data.training_batches(
             self.dataset,
             batch_size=self.recipe.batch_size,
@@ -326,6 +327,10 @@ class _Run:
             epoch_ends = self.step % self.steps_per_epoch == 0
             if epoch_ends:
                 self._end_epoch(done_before)
+                said_at = time.monotonic()
+            elif time.monotonic() - said_at > SAY_EVERY_S:
+                self._say_step(done_before)
+                said_at = time.monotonic()
             stop = interrupted.is_set()  # with several workers: whoever is not told loses contact
             if checkpoint_every is None:
                 due = epoch_ends or time.monotonic() - saved_at > 600
@@ -387,6 +392,17 @@ class _Run:
                 return f"gradient of {variable.name}"
         return None
 
+    def _say_step(self, done_before: int) -> None:
+        in_epoch = self.step % self.steps_per_epoch
+        self.say(
+            f"  step {in_epoch:,} of {self.steps_per_epoch:,}  loss {self.loss_sum / self.seen:.4f}"
+            f"  train {100 * self.correct / self.seen:.1f} %  {self._left(done_before)} left"
+        )
+
+    def _left(self, done_before: int) -> str:
+        elapsed = time.monotonic() - self.started
+        return _duration(elapsed / (self.step - done_before) * (self.steps - self.step))
+
     def _end_epoch(self, done_before: int) -> None:
         counter, recipe = self.counter, self.recipe
         epoch = self.step // self.steps_per_epoch
@@ -434,14 +450,12 @@ class _Run:
         if self.writes:
             self._write_history()
             write_scalars(self.workdir / "tensorboard", row)
-        elapsed = time.monotonic() - self.started
-        left = elapsed / (self.step - done_before) * (self.steps - self.step)
         shown = f"  validation {validation.top1:.1f} %" if validation else ""
         flips = f"  flips/step {100 * row['flips_per_step']:.2f} %" if counter.names else ""
         self.say(
             f"epoch {epoch}/{recipe.stop_epoch or recipe.epochs}  loss {row['loss']:.4f}  "
             f"train {row['train_top1']:.1f} %{shown}{flips}  "
-            f"{_duration(left)} left"
+            f"{self._left(done_before)} left"
         )
         if counter.names:
             self._examine(row)
