@@ -418,6 +418,10 @@ def test_doctor_on_a_run_tells_what_was_found_in_training(tmp_path, capsys):
     (run / "results.json").write_text(json.dumps({"flips": flips}))
     assert main(["doctor", str(run)]) == 1
     assert "0.10% of the weights flipped per step, 1.00% were predicted" in capsys.readouterr().out
+    flips["decay_sum"] = 0.006  # three steps: no decay would make up for what the law says
+    (run / "results.json").write_text(json.dumps({"flips": flips}))
+    assert main(["doctor", str(run)]) == 0
+    assert "nothing found" in capsys.readouterr().out
     found = {"code": "never-flips", "where": "conv1", "message": "not one flipped", "fix": "Look."}
     flips["measured_per_step"] = 0.01
     (run / "results.json").write_text(json.dumps({"flips": flips, "findings": [found]}))
