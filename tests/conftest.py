@@ -22,14 +22,12 @@ def seeded():
         sys.modules["tensorflow"].keras.utils.set_random_seed(SEED)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def without_old_graphs():
-    """Lets go of the graphs of a finished module, which would add up to 17 GB over the whole run.
+def let_graphs_go():
+    """Frees the graphs of finished tests, which would add up to 20 GB over a run.
 
     TensorFlow registers the gradient of every traced `tf.custom_gradient` under a name of its own
     and for good, and with it the graph.
     """
-    yield
     if "tensorflow" in sys.modules:
         from tensorflow.python.framework import ops
 
@@ -38,6 +36,25 @@ def without_old_graphs():
         for name in [name for name in registered if name.startswith("CustomGradient-")]:
             del registered[name]
         gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_graphs_of_other_modules():
+    yield
+    let_graphs_go()
+
+
+@pytest.fixture
+def many_networks(request, monkeypatch):
+    """For modules of many networks, none of which outlives its test.
+
+    The slow ones do without XLA, which compiles the same maps anew for each network and keeps 150
+    MB of that to the end of the process; the others of the module have it.
+    """
+    if request.node.get_closest_marker("slow"):
+        monkeypatch.setenv("HBNN_LARQ_XLA", "0")
+    yield
+    let_graphs_go()
 
 
 @pytest.fixture

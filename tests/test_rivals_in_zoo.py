@@ -31,6 +31,9 @@ NETS = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("many_networks")
+
+
 @pytest.fixture(autouse=True)
 def plain_ops(monkeypatch):
     """Compiling each small shape would take most of the time; test_span.py compares both paths."""

@@ -41,11 +41,7 @@ QUANTIZERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def forget():
-    """Keras keeps every graph it made until it is told otherwise: gigabytes, over this file."""
-    yield
-    tf.keras.backend.clear_session()
+pytestmark = pytest.mark.usefixtures("many_networks")
 
 
 def slow(*values):
