@@ -346,6 +346,11 @@ def mirror(run, tmp_path, monkeypatch):
     return tmp_path / "mirror", row, card
 
 
+def test_publishing_does_not_warn_of_starved_weights(run, tmp_path, caplog):
+    publish(run, tmp_path / "mirror")
+    assert "starved" not in caplog.text
+
+
 def test_published_run_loads_by_name(mirror, trained, images):
     model = zoo.VGGSmall(weights="toys")
     np.testing.assert_array_equal(model(images), trained(images))
