@@ -136,7 +136,7 @@ ADAM_VARIANTS = tuple(
     f"ste_sign:flip_rate=0.01:{direction}optimizer=adam:learning_rate={rate}"
     for direction in ("flip_direction=adaptive:", "")
     for rate in (0.001, 0.003, 0.01)
-)
+) + tuple(f"ste_sign:flip_rate=0.02:optimizer=adam:learning_rate={rate}" for rate in (0.003, 0.01))
 PLAIN_ADAM = f"{PLAIN}:optimizer=adam"
 # Why tuned Adam is ahead on Bi-Real Net in 300 steps: more flips, or a higher rate for the rest?
 MORE = tuple(
