@@ -232,7 +232,7 @@ def test_the_published_page_is_made_from_the_published_results(study, tmp_path):
     page, *_, evidence = study_report.write(study.Results(), tmp_path)
     assert page.read_text() == (docs / "study.md").read_text()
     assert evidence.read_text() == (docs / "evidence.md").read_text()
-    assert study_report.MARK in evidence.read_text()
+    assert all(mark in evidence.read_text() for mark in study_report.TABLES)
 
 
 def test_the_table_of_the_evidence_is_replaced_and_nothing_else(study, tmp_path):
@@ -240,10 +240,14 @@ def test_the_table_of_the_evidence_is_replaced_and_nothing_else(study, tmp_path)
 
     results = study.Results(tmp_path / "r.jsonl")
     finish(study, results, "lead", better=study.GRID[9], test=77.0)
-    text = f"before\n{study_report.MARK}\n| old |\n|---|\n\nafter\n| kept |\n"
+    finish(study, results, "adam", better=study.grid_of(study.PLAIN_ADAM)[9], test=78.0)
+    mark, other = study_report.TABLES
+    text = f"before\n{mark}\n| old |\n|---|\n\nafter\n| kept |\n{other}\n\nend\n"
     once = study_report.refreshed(text, results)
-    assert once.startswith(f"before\n{study_report.MARK}\n| case (steps) |")
-    assert once.endswith("|\n\nafter\n| kept |\n")
+    assert once.startswith(f"before\n{mark}\n| case (steps) |")
+    assert f"|\n\nafter\n| kept |\n{other}\n| case | plain" in once
+    assert once.endswith("|\nend\n")
+    assert "| digits-vgg-20* | 77.00 ± 0.00 (5) | 78.00 ± 0.00 (5) | lr 0.01, sum 0.3 |" in once
     assert "| digits-vgg-20* (10) | 77.00 ± 0.00 (5) | lr 0.1, sum 0.3 |" in once
     assert study_report.refreshed(once, results) == once
     assert study_report.refreshed("no table", results) == "no table"
