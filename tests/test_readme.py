@@ -16,7 +16,7 @@ def python_blocks():
 def test_training_and_shipping(tmp_path, monkeypatch, capsys):
     pytest.importorskip("larq_compute_engine")
     monkeypatch.chdir(tmp_path)
-    training, shipping, *_ = python_blocks()
+    training, shipping, asking, *_ = python_blocks()
     lines = [line for line in training.splitlines() if line.strip()]
     assert len(lines) <= 25 and "Hyperbolic(r=0.05)" in training
     scope: dict = {}
@@ -29,3 +29,13 @@ def test_training_and_shipping(tmp_path, monkeypatch, capsys):
     folded = scope["hbnn_larq"].fold(scope["model"])
     x = scope["images"][:8]
     np.testing.assert_array_equal(folded(x), scope["model"](x))
+    # A fresh one: where base points have grown, the share is another (docs/method.md).
+    scope["model"] = scope["tf"].keras.models.clone_model(scope["model"])
+    exec(compile(asking, "README.md (asking for flips)", "exec"), scope)
+    assert type(scope["model"].optimizer) is scope["hbnn_larq"].optimizers.GeodesicSGD
+    monitor = scope["hbnn_larq"].callbacks.FlipMonitor()
+    scope["model"].fit(
+        scope["images"][:1400], scope["labels"][:1400], verbose=0, callbacks=[monitor]
+    )
+    for share in monitor.history[0]["flips_per_step"].values():
+        assert 0.005 < share < 0.02  # one percent is asked for
