@@ -49,12 +49,15 @@ def many_networks(request, monkeypatch):
     """For modules of many networks, none of which outlives its test.
 
     The slow ones do without XLA, which compiles the same maps anew for each network and keeps 150
-    MB of that to the end of the process; the others of the module have it.
+    MB of that to the end of the process, and are cleaned up behind one by one. The few others have
+    it, and wait for the end of the module, since collecting takes seconds.
     """
-    if request.node.get_closest_marker("slow"):
+    slow = request.node.get_closest_marker("slow") is not None
+    if slow:
         monkeypatch.setenv("HBNN_LARQ_XLA", "0")
     yield
-    let_graphs_go()
+    if slow:
+        let_graphs_go()
 
 
 @pytest.fixture
