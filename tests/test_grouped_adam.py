@@ -1,5 +1,10 @@
 """GroupedAdam is Keras's Adam, with one decoupled decay for each group of variables."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import larq as lq
 import numpy as np
 import pytest
@@ -61,6 +66,43 @@ def test_each_group_shrinks_by_its_own_decay(decays, shares):
     optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
     for old, new, share in zip(before, model.get_weights(), shares, strict=True):
         np.testing.assert_allclose(new, old * (1 - 0.1 * share), rtol=1e-6)
+
+
+def test_two_devices_decay_as_one():
+    """MirroredStrategy on two logical CPUs, in a process of its own: devices are set at start."""
+    script = textwrap.dedent("""
+        import numpy as np, tensorflow as tf, larq as lq, hbnn_larq
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+
+        def train(strategy):
+            tf.keras.utils.set_random_seed(3)
+            with strategy.scope():
+                model = tf.keras.Sequential([
+                    lq.layers.QuantDense(6, kernel_quantizer="ste_sign", input_shape=(5,)),
+                    tf.keras.layers.Dense(3),
+                ])
+                model.compile(
+                    hbnn_larq.optimizers.GroupedAdam(0.01, weight_decay=0.5, latent_decay=5.0),
+                    "mse")
+            rng = np.random.default_rng(0)
+            x, y = rng.normal(size=(32, 5)), rng.normal(size=(32, 3))
+            start = model.get_weights()
+            model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+            return start, model.get_weights()
+
+        start, one = train(tf.distribute.get_strategy())
+        _, two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        print(max(np.abs(a - b).max() for a, b in zip(one, two)))
+        print(np.linalg.norm(one[0]) / np.linalg.norm(start[0]))
+    """)
+    plain = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=plain)
+    assert run.returncode == 0, run.stderr[-2000:]
+    apart, left = map(float, run.stdout.split()[-2:])
+    assert apart < 1e-5
+    assert left < 0.75  # twelve steps of 5 % each, and what Adam added
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
