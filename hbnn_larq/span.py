@@ -30,12 +30,14 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import math
 import os
 from collections.abc import Callable, Sequence
 from itertools import combinations_with_replacement
 
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 # (Gram matrix as nested lists of float64 tensors, *scalars) -> one float64 tensor per vector.
 Coefficients = Callable[..., Sequence[tf.Tensor]]
@@ -288,6 +290,15 @@ def _traced(forward, scalars, combine, *, jit_compile: bool, backward_in_two: bo
     return traced(forward), backward if backward_in_two else traced(backward)
 
 
-# A TensorFlow function that outlives TensorFlow's modules complains on the user's last line.
-for _cache in (_compiled, _plain):
-    atexit.register(_cache.cache_clear)
+@atexit.register
+def _let_functions_go() -> None:
+    """A TensorFlow function that outlives TensorFlow's modules complains on the user's last line.
+
+    These caches hold some, the registered gradients hold every graph that was traced.
+    """
+    for cache in (_compiled, _plain):
+        cache.cache_clear()
+    registered = ops.gradient_registry._registry
+    for name in [name for name in registered if name.startswith("CustomGradient-")]:
+        del registered[name]
+    gc.collect()
