@@ -27,13 +27,18 @@ RADII = (0.05, 0.5, 5.0)
 PROCESS = """
 import sys
 sys.path.insert(0, {here!r})
-from test_search_workers import searched
+from test_search_workers import micro_model, run, searched
+run.build_model = micro_model
 print("outcome", searched(sys.argv[1]) is not None, flush=True)
 """
 
 
+@pytest.fixture(autouse=True)
+def micro(monkeypatch):
+    monkeypatch.setattr(run, "build_model", micro_model)
+
+
 def searched(workdir):
-    run.build_model = micro_model
     return search.search(
         TINY,
         workdir,
