@@ -17,7 +17,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from timing import KEEP_MEMORY, ONE_THREAD, in_turns, machine, medians, one_core, start_again_with
+from timing import (
+    KEEP_MEMORY,
+    ONE_THREAD,
+    in_turns,
+    machine,
+    medians,
+    one_core,
+    save,
+    start_again_with,
+)
 
 start_again_with({**KEEP_MEMORY, **ONE_THREAD, "TF_CPP_MIN_LOG_LEVEL": "3"})
 CORE = one_core()
@@ -265,10 +274,7 @@ def main() -> int:
 
     results["verdicts"] = verdicts(results)
     print("\n" + "\n".join(results["verdicts"]))
-    temporary = Path(args.out + ".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(args.out)
-    print(f"figures: {args.out}")
+    save(results, args.out)
     return 0
 
 

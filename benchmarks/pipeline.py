@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from timing import KEEP_MEMORY, machine, start_again_with
+from timing import KEEP_MEMORY, machine, save, start_again_with
 
 start_again_with({**KEEP_MEMORY, "TF_CPP_MIN_LOG_LEVEL": "3"})
 
@@ -203,10 +203,7 @@ def main() -> int:
         }
         print(f"{name:18}{fed:10,.0f}{used:9,.1f}{ratio:8,.0f}  {recipe}, batch {batch}")
         tf.keras.backend.clear_session()
-    temporary = Path(args.out + ".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(args.out)
-    print(f"\nfigures: {args.out}")
+    save(results, args.out)
     return 0
 
 

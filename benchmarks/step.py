@@ -12,9 +12,8 @@ import argparse
 import json
 import statistics
 import sys
-from pathlib import Path
 
-from timing import KEEP_MEMORY, in_turns, machine, medians, start_again_with
+from timing import KEEP_MEMORY, in_turns, machine, medians, save, start_again_with
 
 start_again_with({**KEEP_MEMORY, "TF_CPP_MIN_LOG_LEVEL": "3"})
 
@@ -109,10 +108,7 @@ def main() -> int:
             print(f"{name:24}" + figures)
         results["batches"][str(batch)] = rows
         tf.keras.backend.clear_session()
-    temporary = Path(args.out + ".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(args.out)
-    print(f"\nfigures: {args.out}")
+    save(results, args.out)
     return 0
 
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from timing import KEEP_MEMORY, in_turns, machine, start_again_with
+from timing import KEEP_MEMORY, in_turns, machine, save, start_again_with
 
 start_again_with({**KEEP_MEMORY, "TF_CPP_MIN_LOG_LEVEL": "3"})
 
@@ -95,10 +95,7 @@ def main() -> int:
         row["step_ms"] = 1e3 * statistics.median(values)
         row["step_ratio"] = statistics.median(a / b for a, b in pairs)
         print(f"{name:55}{row['step_ms']:9.1f} ms{row['step_ratio']:7.2f}", flush=True)
-    temporary = args.out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(args.out)
-    print(f"figures: {args.out}")
+    save(results, args.out)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Fair timing on one machine: contenders take turns, and the median of each is kept."""
 
 import gc
+import json
 import os
 import platform
 import statistics
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 # The C library reads these when a process starts. With its defaults torch gives every large block
@@ -82,6 +84,14 @@ def machine(packages: tuple[str, ...]) -> dict[str, Any]:
         "versions": versions,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def save(results: dict[str, Any], out: str | Path) -> None:
+    """Write the figures as JSON, whole or not at all, and say where."""
+    temporary = Path(f"{out}.tmp")
+    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(out)
+    print(f"\nfigures: {out}")
 
 
 def _cpu_model() -> str:
