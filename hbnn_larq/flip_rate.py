@@ -241,7 +241,7 @@ def verdict(flips: float, total: float | None = None) -> Verdict:
         One of "starved", "few", "healthy", "many", "too many".
     """
     _check("verdict", flips=flips)
-    if flips > TOO_MANY_ABOVE:
+    if flips > TOO_MANY_ABOVE * (1 + 1e-9):  # a decay solved for the limit may round beyond it
         return "too many"
     if total is not None:
         _check("verdict", total=total)

@@ -92,7 +92,12 @@ def test_forecast_says_that_it_is_asked():
     forecast = ASKING.changed(epochs=100).forecast(1000)
     assert forecast.steps == 10_000 and forecast.decay_sum is None
     assert forecast.origin == "asked for"
-    assert str(forecast) == "1.00 % of the binary weights per step over 10,000 steps: healthy"
+    assert str(forecast) == (
+        "1.00 % of the binary weights per step, the mean of a schedule from 2.00 %, over 10,000 "
+        "steps: healthy"
+    )
+    constant = ASKING.changed(epochs=100, schedule="constant", flip_rate=0.01).forecast(1000)
+    assert str(constant) == "1.00 % of the binary weights per step over 10,000 steps: healthy"
 
 
 def test_a_shorter_run_asks_for_the_same_flips():

@@ -113,7 +113,9 @@ def test_flips_that_are_asked_for_are_called_so(capsys, tmp_path, tiny):
         capsys, "train", "tiny", "--workdir", str(tmp_path), "--set", "flip_rate=0.02"
     )
     assert code == 0 and "predicted" not in out
-    assert re.search(r"\nflips    asked for \d.\d\d % of the binary weights per step over ", out)
+    assert re.search(
+        r"\nflips    asked for 1.\d\d % of the binary weights per step, the mean of a ", out
+    )
     assert re.search(r"\nflips    \d.\d\d % per step asked for, \d.\d\d % measured: ", out)
 
 

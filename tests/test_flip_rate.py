@@ -96,6 +96,13 @@ def test_verdict_of_the_measured_rates(flips, expected):
     assert flip_rate.verdict(flips) == expected
 
 
+@pytest.mark.parametrize("steps", range(17, 400, 17))
+def test_a_decay_solved_for_the_limit_is_within_it(steps):
+    rates = [0.1 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
+    decay = flip_rate.decay_for_flip_rate(flip_rate.TOO_MANY_ABOVE, rates, 0.9)
+    assert flip_rate.verdict(flip_rate.mean_flips_per_step(rates, decay, 0.9)) == "many"
+
+
 def test_verdict_with_the_sum_of_training():
     paper, cut_short = 0.00147, 0.00147  # same rates and decay, 100 times fewer steps
     assert flip_rate.verdict(paper, total=2.9) == "healthy"

@@ -114,6 +114,19 @@ def test_forecast_of_the_paper_recipe():
     )
 
 
+@pytest.mark.parametrize(
+    "changes, cure",
+    [
+        ({"epochs": 20}, "more epochs, latent_decay or learning_rate"),
+        ({"epochs": 1, "batch_size": 1024, "latent_decay": 0.06}, "more epochs"),
+    ],
+)
+def test_a_starved_forecast_says_why_and_what_helps(changes, cure):
+    forecast = BASE.changed(**changes).forecast(50_000)
+    assert forecast.decay_sum < 0.3
+    assert str(forecast).endswith(f" steps: starved (the sum is below 0.3: {cure})")
+
+
 def test_shortening_keeps_the_sum_and_says_so():
     short, notice = keep_decay_sum(
         BASE, BASE.changed(epochs=20), old_images=50_000, new_images=50_000

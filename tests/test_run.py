@@ -70,6 +70,18 @@ def test_a_run_leaves_what_it_promises(unbroken):
     assert [float(row["loss"]) for row in rows] == [row["loss"] for row in results["history"]]
 
 
+def test_flips_are_counted_in_every_epoch_however_short(tiny, tmp_path):
+    """Of epochs of one step each, one in ten is asked for: none goes without."""
+    recipe = TINY.changed(batch_size=35, epochs=4)
+    rarely, always = (
+        run.fit(recipe, tmp_path / str(n), dataset=tiny, say=silent, flips_every=n) for n in (10, 1)
+    )
+    assert rarely["flips"] == always["flips"]
+    assert rarely["flips"]["measured_per_step"] > 0
+    for row, other in zip(rarely["history"], always["history"], strict=True):
+        assert row["layers"] == other["layers"]
+
+
 def test_results_hold_what_was_predicted_beside_what_was_measured(unbroken, tiny):
     _, results, _ = unbroken
     rates = TINY.learning_rates(35).tolist()

@@ -261,7 +261,7 @@ class Recipe:
             flips = flips[: len(flips) * self.stop_epoch // self.epochs]
         mean, steps = sum(flips) / len(flips), len(flips)
         if self.flip_rate is not None:
-            return FlipForecast(steps, mean, None, flip_rate.verdict(mean))
+            return FlipForecast(steps, mean, None, flip_rate.verdict(mean), self.flip_rate)
         total = flip_rate.decay_sum(
             self.law_rates(training_images)[:steps].tolist(), self.latent_decay
         )
@@ -279,12 +279,15 @@ class FlipForecast:
         decay_sum: sum over training of learning rate (see `Recipe.law_rates`) times latent decay;
             None where flips are asked for.
         verdict: "starved", "few", "healthy", "many" or "too many".
+        highest: share that is asked for where the schedule is highest; None where flips are
+            predicted.
     """
 
     steps: int
     flips_per_step: float
     decay_sum: float | None
     verdict: str
+    highest: float | None = None
 
     @property
     def origin(self) -> str:
@@ -292,10 +295,20 @@ class FlipForecast:
         return "asked for" if self.decay_sum is None else "predicted"
 
     def __str__(self) -> str:
-        total = "" if self.decay_sum is None else f", sum of lr * decay {self.decay_sum:.3g}"
+        flips = f"{100 * self.flips_per_step:.2f} %"
+        schedule = advice = ""
+        if self.highest is not None:
+            highest = f"{100 * self.highest:.2f} %"
+            schedule = "" if highest == flips else f", the mean of a schedule from {highest},"
+        elif self.decay_sum is not None:
+            schedule = f", sum of lr * decay {self.decay_sum:.3g}"
+            if self.verdict == "starved" and self.decay_sum < flip_rate.STARVED_SUM:
+                more = self.flips_per_step > flip_rate.HEALTHY_TO
+                cure = "epochs" if more else "epochs, latent_decay or learning_rate"
+                advice = f" (the sum is below {flip_rate.STARVED_SUM}: more {cure})"
         return (
-            f"{100 * self.flips_per_step:.2f} % of the binary weights per step{total} over "
-            f"{self.steps:,} steps: {self.verdict}"
+            f"{flips} of the binary weights per step{schedule} over {self.steps:,} steps: "
+            f"{self.verdict}{advice}"
         )
 
 

@@ -100,8 +100,8 @@ def fit(
         strategy: "one", "mirrored" or "multiworker" (see `hbnn_larq.training.strategies`), or a
             strategy of your own.
         say: called with each line of progress.
-        flips_every: count sign flips in one step of this many; 1 counts every step, at the cost
-            of quantizing every kernel once more per step.
+        flips_every: count sign flips in one step of this many, and at least once an epoch; 1
+            counts every step, at the cost of quantizing every kernel once more per step.
         checkpoint_every: steps between checkpoints; None for the end of each epoch, and every
             ten minutes within one.
         keep: checkpoints to keep.
@@ -196,8 +196,8 @@ class _Run:
     ):
         self.recipe, self.dataset, self.workdir, self.say = recipe, dataset, workdir, say
         self.strategy, self.writes = strategy, is_chief(strategy)
-        self.flips_every = flips_every
         self.steps_per_epoch = data.steps_per_epoch(dataset, recipe.batch_size)
+        self.flips_every = min(flips_every, self.steps_per_epoch)  # no epoch goes uncounted
         self.steps = (recipe.stop_epoch or recipe.epochs) * self.steps_per_epoch
         self.forecast = recipe.forecast(len(dataset.train))
 
@@ -420,7 +420,7 @@ class _Run:
             of_epoch, now = counter.flips_since(self.epoch_signs)
             of_training, _ = counter.flips_since(self.initial_signs)
             self.epoch_signs = now
-            steps = max(self.counted, 1)
+            steps = self.counted
             per_layer = {
                 "flips_per_step": {
                     name: number / steps / counter.sizes[name]
