@@ -8,14 +8,50 @@ their side.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import larq as lq
 import tensorflow as tf
 from larq.quantizers import _BaseQuantizer
 
-__all__ = ["KernelQuantizer", "LayerQuantizer", "filter_axis", "is_quantizer_state", "trains"]
+__all__ = [
+    "KernelQuantizer",
+    "LayerQuantizer",
+    "filter_axis",
+    "find_quantizer",
+    "is_quantizer_state",
+    "trains",
+]
+
+
+def find_quantizer(identifier: Any, given_as: str) -> Any:
+    """What Larq makes of an alias, a configuration or a quantizer.
+
+    # Arguments
+        identifier: anything that a quantizer argument of a Larq layer takes.
+        given_as: where it was given, for the message.
+
+    # Raises
+        ValueError: nothing has that name; says which names are close.
+    """
+    try:
+        return lq.quantizers.get(identifier)
+    except (ValueError, TypeError) as error:
+        aliases = [
+            name
+            for name, made in tf.keras.utils.get_custom_objects().items()
+            if name.islower() and isinstance(made, type) and issubclass(made, _BaseQuantizer)
+        ]
+        close = difflib.get_close_matches(str(identifier), aliases, n=3, cutoff=0.5)
+        closest = f" Closest: {', '.join(close)}." if close else ""
+        raise ValueError(
+            f"{given_as}={identifier!r}: there is no such quantizer.{closest} Pass None, an alias "
+            'such as "hyperbolic", "epc" or "ste_sign", a quantizer object, or a function that '
+            "makes one."
+        ) from error
 
 
 def is_quantizer_state(variable: tf.Variable) -> bool:

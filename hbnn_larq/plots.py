@@ -8,13 +8,15 @@ from typing import Any
 
 __all__ = ["accuracies", "flips_per_layer", "learning_curves", "radius_study"]
 
+MOST_NAMED = 12  # more names than that leave no room for the lines
+
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
-    """Training loss and validation accuracy over epochs, one line per run.
+    """Loss (validation dashed) and validation accuracy over epochs, one line per run.
 
     # Arguments
-        histories: `{label: rows}`; each row holds `epoch`, `loss` and `validation_top1`
-            (percent), or `train_top1` where there is no validation split.
+        histories: `{label: rows}`; each row holds `epoch`, `loss` and, where there is a
+            validation split, `validation_loss` and `validation_top1` (percent), else `train_top1`.
         path: the PNG file to write.
 
     # Returns
@@ -26,11 +28,15 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: 
         row["validation_top1"] is not None for rows in histories.values() for row in rows
     )
     key, what = ("validation_top1", "validation") if validated else ("train_top1", "training")
-    for label, rows in histories.items():
+    for place, (label, rows) in enumerate(histories.items()):
+        color = f"C{place}"
         epochs = [row["epoch"] for row in rows]
-        losses.plot(epochs, [row["loss"] for row in rows], label=label)
-        accuracies.plot(epochs, [row[key] for row in rows], label=label)
-    losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
+        losses.plot(epochs, [row["loss"] for row in rows], color=color)
+        if validated:
+            losses.plot(epochs, [row["validation_loss"] for row in rows], "--", color=color)
+        accuracies.plot(epochs, [row[key] for row in rows], color=color, label=label)
+    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
+    losses.legend(losses.lines[:2], ["training", "validation"][: 1 + validated])
     accuracies.set(xlabel="epoch", ylabel=f"{what} accuracy (%)")
     accuracies.legend()
     return _write(figure, path)
@@ -40,6 +46,8 @@ def flips_per_layer(
     rows: Sequence[Mapping[str, Any]], path: str | Path, *, expected: str = "flip-rate law"
 ) -> Path:
     """Sign flips per step and against initialisation over epochs, one line per layer.
+
+    Layers are named up to a dozen of them; more are coloured by their depth.
 
     # Arguments
         rows: one per epoch, with `epoch` and `layers`, which holds `flips_per_step` and
@@ -51,18 +59,31 @@ def flips_per_layer(
     # Returns
         `path`.
     """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     figure = _figure(9, 3.6)
     steps, initial = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    for layer in rows[0]["layers"]["flips_per_step"]:
+    layers = list(rows[0]["layers"]["flips_per_step"])
+    by_depth = len(layers) > MOST_NAMED
+    for place, layer in enumerate(layers):
+        style: dict[str, Any] = {"label": layer}
+        if by_depth:
+            style = {"color": colormaps["viridis"](place / (len(layers) - 1))}
         for axes, key in ((steps, "flips_per_step"), (initial, "flips_vs_init")):
-            axes.plot(epochs, [100 * row["layers"][key][layer] for row in rows], label=layer)
+            axes.plot(epochs, [100 * row["layers"][key][layer] for row in rows], **style)
+    if by_depth:
+        scale = ScalarMappable(Normalize(1, len(layers)), "viridis")
+        figure.colorbar(scale, ax=initial, label="binary layer, from the first to the last")
     if "flips_predicted" in rows[0]:
         predicted = [100 * row["flips_predicted"] for row in rows]
         steps.plot(epochs, predicted, color="black", linestyle="--", label=expected)
     steps.set(xlabel="epoch", ylabel="weights that flip per step (%)", ylim=(0, None))
     initial.set(xlabel="epoch", ylabel="weights that differ from the start (%)", ylim=(0, 60))
-    steps.legend(fontsize="small")
+    if steps.get_legend_handles_labels()[0]:
+        steps.legend(fontsize="small")
     return _write(figure, path)
 
 

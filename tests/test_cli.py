@@ -156,7 +156,29 @@ def test_wrong_use_is_one_line_and_exit_code_2(capsys, tmp_path, words, message)
         words = [*words, "--workdir", str(tmp_path / "run")]
     code, _, err = outcome(capsys, *words)
     assert code == 2
-    assert err.startswith("hbnn: ") and message in err and err.count("\n") == 1
+    assert err.startswith(("hbnn: ", f"hbnn {words[0]}: "))
+    assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "tiny", "--workdir", "x", "--nope", "1"], ["zoo", "list", "--nope", "1"]]
+)
+def test_an_unknown_argument_is_answered_with_the_usage_of_its_command(capsys, words):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    err = capsys.readouterr().err
+    command = " ".join(words[: 2 if words[0] == "zoo" else 1])
+    assert err.startswith(f"usage: hbnn {command} [-h]")
+    assert err.endswith(f"hbnn {command}: error: unrecognized arguments: --nope 1\n")
+
+
+def test_json_leaves_standard_output_to_the_result(capsys, tmp_path, tiny):
+    words = ("train", "tiny", "--workdir", str(tmp_path), "--json")
+    code, out, err = outcome(capsys, *words)
+    assert code == 0 and json.loads(out)["steps"] == 6
+    assert err.startswith("recipe   tiny") and "\nepoch 2/2  loss " in err
+    code, out, err = outcome(capsys, *words)
+    assert code == 0 and "resumed from step 6 of 6" in err
 
 
 def test_evaluate_names_what_is_missing(capsys, tmp_path):

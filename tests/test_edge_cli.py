@@ -388,11 +388,24 @@ def test_markdown_compares_with_the_float_twin_on_as_many_threads():
 
 def test_doctor_on_recipes(capsys):
     assert main(["doctor", "digits"]) == 0
-    assert capsys.readouterr().out == "digits: nothing found\n"
+    assert capsys.readouterr().out == "digits: nothing wrong found\n"
     assert main(["doctor", "digitss"]) == 2
     assert 'no recipe "digitss". Closest: digits' in capsys.readouterr().err
-    assert main(["doctor", "runs/none.keras"]) == 2
-    assert "there is no file or folder" in capsys.readouterr().err
+    for words in (["runs/none.keras"], ["nothing"], ["ResNet18"]):
+        assert main(["doctor", *words]) == 2
+        assert f"hbnn doctor: there is no file or folder {words[0]!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["doctor", "convert", "report"])
+def test_a_converted_file_in_place_of_a_model_is_named(folder, capsys, command):
+    file = str(folder / "net.tflite")
+    more = {"doctor": [], "convert": ["-o", "never.tflite"], "report": [file]}[command]
+    assert main([command, file, *more]) == 2
+    assert capsys.readouterr().err == (
+        f"hbnn {command}: {file!r} is a converted file. Name the Keras model it was made from: a "
+        "run folder, or a .keras, .h5 or SavedModel file. What the converted file holds is said "
+        f"by: hbnn report MODEL {file}\n"
+    )
 
 
 def test_doctor_says_what_is_alike_once(capsys):
@@ -421,7 +434,7 @@ def test_doctor_on_a_run_tells_what_was_found_in_training(tmp_path, capsys):
     flips["decay_sum"] = 0.006  # three steps: no decay would make up for what the law says
     (run / "results.json").write_text(json.dumps({"flips": flips}))
     assert main(["doctor", str(run)]) == 0
-    assert "nothing found" in capsys.readouterr().out
+    assert "nothing wrong found" in capsys.readouterr().out
     found = {"code": "never-flips", "where": "conv1", "message": "not one flipped", "fix": "Look."}
     flips["measured_per_step"] = 0.01
     (run / "results.json").write_text(json.dumps({"flips": flips, "findings": [found]}))

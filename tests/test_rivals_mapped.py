@@ -176,8 +176,8 @@ def test_mixed_precision(rng):
     ("arguments", "message"),
     [
         (("ste_sign", "irnet"), r"Mapped\(map='ste_sign'\): the map is one of the ball"),
-        (("nothing", "irnet"), r"Mapped\(map='nothing'\): there is no such quantizer"),
-        (("hyperbolic", "nothing"), r"Mapped\(host='nothing'\): there is no such quantizer"),
+        (("nothing", "irnet"), "Mapped: map='nothing': there is no such quantizer"),
+        (("hyperbolic", "nothing"), "Mapped: host='nothing': there is no such quantizer"),
         (("hyperbolic", "epc"), r"Mapped\(host='epc'\): the host binarises a kernel and holds no"),
         (("hyperbolic", "ede_sign"), r"Mapped\(host='ede_sign'\): the host binarises a kernel"),
         (("hyperbolic", None), r"Mapped\(host=None\): name a quantizer"),

@@ -273,7 +273,25 @@ def test_counts_below_one_are_named(tmp_path, tiny, name):
     assert not (tmp_path / "run").exists()
 
 
-def test_folder_that_cannot_be_written_is_named(tmp_path, tiny):
+def test_the_time_left_leaves_out_the_compilation(tmp_path, tiny, monkeypatch):
+    """One hour for the first step, ten seconds for each of the others."""
+    now = [0.0]
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+    step = run.TrainStep.__call__
+
+    def slow(self, images, labels):
+        now[0] += 10.0 if now[0] else 3600.0
+        return step(self, images, labels)
+
+    monkeypatch.setattr(run.TrainStep, "__call__", slow)
+    lines = []
+    run.fit(TINY, tmp_path, dataset=tiny, say=lines.append)
+    left = [line.rsplit("  ", 1)[1] for line in lines if line.startswith("epoch")]
+    assert left == ["1 min 20 s left", "40 s left", "0 s left"]
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(run, "build_model", None)  # which comes later
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write to .*Use another --workdir"):
         run.fit(TINY, tmp_path / "file" / "run", dataset=tiny, say=silent)

@@ -356,7 +356,11 @@ BAD = [
     ("VGGSmall", {"width": 0}, r"VGGSmall\(width=0\).*number above 0"),
     ("VGGSmall", {"width": float("nan")}, "width=nan.*number above 0"),
     ("VGGSmall", {"width": "half"}, "width='half'.*number above 0"),
-    ("VGGSmall", {"kernel_quantizer": "hyperbolik"}, "'hyperbolik': there is no such quantizer"),
+    (
+        "VGGSmall",
+        {"kernel_quantizer": "hyperbolik"},
+        "'hyperbolik': there is no such quantizer. Closest: hyperbolic",
+    ),
     ("VGGSmall", {"input_quantizer": 1}, "input_quantizer=1 is a int, not a quantizer"),
     ("VGGSmall", {"pool_before_bn": "yes"}, "pool_before_bn='yes'.*True or False"),
     ("ResNet18", {"stem": "tiny"}, "stem='tiny'.*'cifar', 'imagenet'"),

@@ -65,7 +65,7 @@ def test_summary_of_a_file_and_of_a_run(tmp_path, capsys):
 def test_wrong_use_is_one_line_and_code_2(words, message, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("hbnn: ")
+    assert error.startswith(("hbnn: ", "hbnn zoo verify "))
     assert message in error
 
 

@@ -23,6 +23,7 @@ import csv
 import io
 import json
 import math
+import os
 import platform
 import signal
 import threading
@@ -295,8 +296,9 @@ class _Run:
     # ------------------------------------------------------------------ training
 
     def train(self, interrupted: threading.Event, checkpoint_every: int | None, keep: int) -> None:
-        self.started = time.monotonic()
-        done_before, saved_at, said_at = self.step, time.monotonic(), time.monotonic()
+        self.started = saved_at = said_at = time.monotonic()
+        self.pace_from = (self.step, self.started)
+        first = self.step + 1
         batches = data.training_batches(
             self.dataset,
             batch_size=self.recipe.batch_size,
@@ -323,13 +325,15 @@ class _Run:
             self.correct += result.correct
             self.seen += len(labels)
             self.step += 1
+            if self.step == first:  # which compiled the graphs, and says nothing of the others
+                self.pace_from = (self.step, time.monotonic())
 
             epoch_ends = self.step % self.steps_per_epoch == 0
             if epoch_ends:
-                self._end_epoch(done_before)
+                self._end_epoch()
                 said_at = time.monotonic()
             elif time.monotonic() - said_at > SAY_EVERY_S:
-                self._say_step(done_before)
+                self._say_step()
                 said_at = time.monotonic()
             stop = interrupted.is_set()  # with several workers: whoever is not told loses contact
             if checkpoint_every is None:
@@ -392,18 +396,20 @@ class _Run:
                 return f"gradient of {variable.name}"
         return None
 
-    def _say_step(self, done_before: int) -> None:
+    def _say_step(self) -> None:
         in_epoch = self.step % self.steps_per_epoch
         self.say(
             f"  step {in_epoch:,} of {self.steps_per_epoch:,}  loss {self.loss_sum / self.seen:.4f}"
-            f"  train {100 * self.correct / self.seen:.1f} %  {self._left(done_before)} left"
+            f"  train {100 * self.correct / self.seen:.1f} %  {self._left()} left"
         )
 
-    def _left(self, done_before: int) -> str:
-        elapsed = time.monotonic() - self.started
-        return _duration(elapsed / (self.step - done_before) * (self.steps - self.step))
+    def _left(self) -> str:
+        step, moment = self.pace_from
+        # Before the second step there is no pace yet: the time of the first is too much.
+        taken, moment = (self.step - step, moment) if self.step > step else (1, self.started)
+        return _duration((time.monotonic() - moment) / taken * (self.steps - self.step))
 
-    def _end_epoch(self, done_before: int) -> None:
+    def _end_epoch(self) -> None:
         counter, recipe = self.counter, self.recipe
         epoch = self.step // self.steps_per_epoch
         validation = self._validation()
@@ -455,7 +461,7 @@ class _Run:
         self.say(
             f"epoch {epoch}/{recipe.stop_epoch or recipe.epochs}  loss {row['loss']:.4f}  "
             f"train {row['train_top1']:.1f} %{shown}{flips}  "
-            f"{self._left(done_before)} left"
+            f"{self._left()} left"
         )
         if counter.names:
             self._examine(row)
@@ -574,7 +580,13 @@ def _check_claim(workdir: Path, recipe: Recipe) -> None:
 
     A run that was stopped at an earlier epoch of the same schedule may go on: until there, both
     take the same steps. A recipe of which not one step was saved is in nobody's way.
+
+    Raises as well where nothing can be written, before time goes into building the network.
     """
+    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "Permission denied" if there.is_dir() else "Not a directory"
+        raise OSError(f"cannot write to {workdir} ({reason}). Use another --workdir")
     path = workdir / "recipe.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("*")):
         return

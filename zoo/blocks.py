@@ -22,6 +22,8 @@ import larq as lq
 import tensorflow as tf
 from keras.src.layers.core import TFOpLambda
 
+from hbnn_larq.layer_quantizers import find_quantizer
+
 QuantizerLike = Any  # None, an alias, a config, a quantizer, or something that makes quantizers
 
 BN_MOMENTUM = 0.9
@@ -49,14 +51,7 @@ def quantizer_maker(quantizer: QuantizerLike, argument: str) -> Callable[[], Any
     if isinstance(quantizer, tf.keras.layers.Layer):
         return lambda: _copy(quantizer)
     if quantizer is None or isinstance(quantizer, str | dict):
-        try:
-            lq.quantizers.get(quantizer)
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{argument}={quantizer!r}: there is no such quantizer. Pass None, an alias such "
-                'as "hyperbolic", "epc" or "ste_sign", a quantizer object, or a function that '
-                "makes one."
-            ) from error
+        find_quantizer(quantizer, argument)
         return lambda: quantizer
     if callable(quantizer):
         return quantizer if _needs_no_argument(quantizer) else lambda: quantizer

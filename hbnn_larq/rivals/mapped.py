@@ -17,7 +17,7 @@ import larq as lq
 import tensorflow as tf
 from larq import utils
 
-from hbnn_larq.layer_quantizers import KernelQuantizer, LayerQuantizer
+from hbnn_larq.layer_quantizers import KernelQuantizer, LayerQuantizer, find_quantizer
 from hbnn_larq.quantizers import BallQuantizer
 
 __all__ = ["Mapped"]
@@ -108,12 +108,7 @@ class Mapped(KernelQuantizer):
 
 
 def _quantizer(identifier: Any, argument: str) -> Any:
-    try:
-        found = lq.quantizers.get(identifier)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"Mapped({argument}={identifier!r}): there is no such quantizer."
-        ) from error
+    found = find_quantizer(identifier, f"Mapped: {argument}")
     if found is None or not callable(found):
         raise ValueError(f"Mapped({argument}={identifier!r}): name a quantizer.")
     return found

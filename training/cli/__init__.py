@@ -29,11 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Advice about retracing is for programmers; a study makes one graph per run on purpose.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the command's own parser, for its usage
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return arguments.run(arguments)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"hbnn: {_text(error)}", file=sys.stderr)
+        text = _text(error)
+        # Some errors name the command that they are of.
+        print(text if text.startswith("hbnn ") else f"hbnn: {text}", file=sys.stderr)
         return 2
     except (FloatingPointError, _stopped()) as error:
         print(f"hbnn: {error}", file=sys.stderr)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hbnn_larq.training.cli.commands import add_command
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -23,7 +25,7 @@ IMAGES = 64
 
 def register(commands: Any) -> None:
     """Adds the commands to the parser of `hbnn`."""
-    convert = _add(
+    convert = add_command(
         commands,
         "convert",
         _convert,
@@ -49,7 +51,7 @@ def register(commands: Any) -> None:
     )
     convert.add_argument("--json", action="store_true", help="print the report as JSON")
 
-    report = _add(
+    report = add_command(
         commands,
         "report",
         _report,
@@ -61,7 +63,7 @@ def register(commands: Any) -> None:
     _add_images(report)
     report.add_argument("--json", action="store_true", help="print as JSON, not Markdown")
 
-    predict = _add(
+    predict = add_command(
         commands,
         "predict",
         _predict,
@@ -73,7 +75,7 @@ def register(commands: Any) -> None:
     predict.add_argument("--top", type=int, default=3, metavar="K", help="classes (%(default)s)")
     predict.add_argument("--json", action="store_true", help="print as JSON")
 
-    benchmark = _add(
+    benchmark = add_command(
         commands,
         "benchmark",
         _benchmark,
@@ -91,7 +93,7 @@ def register(commands: Any) -> None:
                            help="only read back what lce_benchmark_model printed")  # fmt: skip
     benchmark.add_argument("--json", action="store_true", help="print as JSON")
 
-    doctor = _add(
+    doctor = add_command(
         commands,
         "doctor",
         _doctor,
@@ -103,14 +105,6 @@ def register(commands: Any) -> None:
     doctor.add_argument("--data", metavar="NAME|DIR",
                         help="data set whose test images to look at, or its folder")  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print as JSON")
-
-
-def _add(commands: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}"
-    )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +124,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from hbnn_larq import edge
 
-    model, recipe = _load(arguments.model)
+    model, recipe = _load(arguments.model, "hbnn convert")
     dataset = _data_of(model, recipe, arguments.data)
     labels: tuple[str, ...] = dataset.class_names if dataset else ()
     if arguments.labels:
@@ -163,7 +157,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from hbnn_larq import edge
 
-    model, recipe = _load(arguments.model)
+    model, recipe = _load(arguments.model, "hbnn report")
     dataset = _data_of(model, recipe, arguments.data)
     images = _images(model, dataset, arguments.images)
     report = edge.report(model, arguments.file, images, twins=not arguments.no_twins)
@@ -221,7 +215,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 "--keep-twins: the twins are made from the model; name it with --model"
             )
-        model = _load(arguments.model)[0] if arguments.model else None
+        model = _load(arguments.model, "hbnn benchmark")[0] if arguments.model else None
         try:
             result = timing.benchmark(
                 path,
@@ -243,7 +237,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from hbnn_larq import doctor
     from hbnn_larq.training import data, models
-    from hbnn_larq.training.recipes import RECIPES, find
+    from hbnn_larq.training.recipes import find
 
     subject, folder = arguments.subject, Path(arguments.subject)
     recipe: Recipe | None = None
@@ -251,7 +245,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if not folder.exists():
         if folder.suffix or len(folder.parts) > 1:
             raise FileNotFoundError(f"hbnn doctor: there is no file or folder {subject!r}.")
-        recipe = RECIPES.get(subject) or find(subject)
+        try:
+            recipe = find(subject)
+        except ValueError as error:
+            raise ValueError(
+                f"hbnn doctor: there is no file or folder {subject!r}, and {error}"
+            ) from None
         dataset = _bundled(arguments.data or recipe.dataset)
         shape, classes = ((32, 32, 3), 10) if dataset is None else (
             dataset.image_shape,
@@ -259,7 +258,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         model = models.build_model(recipe, shape, classes)
     else:
-        model, recipe = _load(subject)
+        model, recipe = _load(subject, "hbnn doctor")
         if arguments.data or recipe is None or _needs_no_files(recipe.dataset):
             dataset = _data_of(model, recipe, arguments.data)
     images = None if dataset is None else _normalized(dataset, dataset.test, IMAGES)
@@ -278,7 +277,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             print(replace(group[0], where=", ".join(names[:3]) + more))
         count = len(findings)
-        print(f"{count} finding{'s' * (count != 1)}" if count else f"{subject}: nothing found")
+        print(
+            f"{count} finding{'s' * (count != 1)}" if count else f"{subject}: nothing wrong found"
+        )
     return 1 if findings else 0
 
 
@@ -332,8 +333,14 @@ def _found_in_training(folder: Path) -> list[Any]:
     return findings
 
 
-def _load(path: str) -> tuple[Any, Recipe | None]:
+def _load(path: str, call: str) -> tuple[Any, Recipe | None]:
     """The model of a run folder or file, and the recipe of a run."""
+    if Path(path).suffix == ".tflite" and Path(path).is_file():
+        raise ValueError(
+            f"{call}: {path!r} is a converted file. Name the Keras model it was made from: a run "
+            f"folder, or a .keras, .h5 or SavedModel file. What the converted file holds is said "
+            f"by: hbnn report MODEL {path}"
+        )
     import hbnn_larq  # noqa: F401  (registers the quantizers)
     from hbnn_larq import rebuilding
     from hbnn_larq.training.recipe import Recipe
@@ -344,9 +351,9 @@ def _load(path: str) -> tuple[Any, Recipe | None]:
         path = str(folder / "model.keras")
         if not Path(path).exists():
             raise FileNotFoundError(
-                f"there is no {path}; `hbnn train` writes it when a run is finished"
+                f"{call}: there is no {path}; `hbnn train` writes it when a run is finished"
             )
-    return rebuilding.load(path, call="hbnn"), recipe
+    return rebuilding.load(path, call=call), recipe
 
 
 def _data_of(model: Any, recipe: Recipe | None, word: str | None) -> Dataset | None:

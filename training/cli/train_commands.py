@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hbnn_larq.training.cli.commands import add_command, voice
+
 __all__ = ["register"]
 
 
 def register(commands: Any) -> None:
     """Adds the commands to the parser of `hbnn`."""
-    demo = _add(
+    demo = add_command(
         commands,
         "demo",
         _demo,
@@ -25,7 +27,7 @@ def register(commands: Any) -> None:
     demo.add_argument("--seed", type=int, default=0, help="of all three nets (%(default)s)")
     demo.add_argument("--json", action="store_true", help="print the results as JSON")
 
-    recipes = _add(
+    recipes = add_command(
         commands,
         "recipes",
         _recipes,
@@ -35,7 +37,7 @@ def register(commands: Any) -> None:
     recipes.add_argument("name", nargs="?", help="show this one in full")
     recipes.add_argument("--json", action="store_true", help="print as JSON")
 
-    train = _add(
+    train = add_command(
         commands,
         "train",
         _train,
@@ -60,7 +62,7 @@ def register(commands: Any) -> None:
                        help="checkpoints to keep (%(default)s)")  # fmt: skip
     train.add_argument("--json", action="store_true", help="print the results as JSON at the end")
 
-    evaluate = _add(
+    evaluate = add_command(
         commands,
         "evaluate",
         _evaluate,
@@ -78,7 +80,7 @@ def register(commands: Any) -> None:
 
 
 def _register_studies(commands: Any) -> None:
-    compare = _add(
+    compare = add_command(
         commands,
         "compare",
         _compare,
@@ -93,7 +95,7 @@ def _register_studies(commands: Any) -> None:
     compare.add_argument("--split", default="validation", choices=("validation", "test"),
                          help="where to compare (%(default)s)")  # fmt: skip
 
-    search = _add(
+    search = add_command(
         commands,
         "search",
         _search,
@@ -124,14 +126,6 @@ def _register_studies(commands: Any) -> None:
         study.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
-def _add(commands: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}"
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
 def _add_changes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
@@ -160,7 +154,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training.demo import demo
 
-    say = _quiet if arguments.json else _say
+    say = voice(arguments)
     results = demo(arguments.workdir, quick=arguments.quick, seed=arguments.seed, say=say)
     if arguments.json:
         print(json.dumps(results, indent=2))
@@ -199,7 +193,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training.recipes import find
     from hbnn_larq.training.strategies import make_strategy
 
-    say = _quiet if arguments.json else _say
+    say = voice(arguments)
     # Before anything else: collective operations can only be set up at the start.
     strategy = make_strategy(arguments.strategy)
     original = find(arguments.name)
@@ -327,7 +321,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.data,
         image_size=recipe.image_size if recipe else None,
         unreadable=arguments.unreadable,
-        say=_quiet if arguments.json else _say,
+        say=voice(arguments),
     )
     if recipe:
         dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
@@ -350,7 +344,7 @@ def _study(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     from hbnn_larq.training import data
     from hbnn_larq.training.recipes import find
 
-    say = _quiet if arguments.json else _say
+    say = voice(arguments)
     recipe, notices = _apply_changes(find(arguments.name), arguments)
     for notice in notices:
         say(f"decay    {notice}")
@@ -410,11 +404,3 @@ def _search(arguments: argparse.Namespace) -> int:
     else:
         print((Path(arguments.workdir) / "search.md").read_text(), end="")
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _quiet(line: str) -> None:
-    """Progress is left out where the result is printed as JSON."""

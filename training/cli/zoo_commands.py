@@ -12,12 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hbnn_larq.training.cli.commands import add_command
+
 __all__ = ["register"]
 
 
 def register(commands: Any) -> None:
     """Adds the commands to the parser of `hbnn`."""
-    summary = _add(
+    summary = add_command(
         commands,
         "summary",
         _summary,
@@ -42,7 +44,7 @@ def register(commands: Any) -> None:
     )
     actions = zoo.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    listing = _add(
+    listing = add_command(
         actions,
         "list",
         _list,
@@ -52,7 +54,7 @@ def register(commands: Any) -> None:
     _add_base(listing)
     listing.add_argument("--json", action="store_true", help="print as JSON")
 
-    download = _add(
+    download = add_command(
         actions,
         "download",
         _download,
@@ -63,7 +65,7 @@ def register(commands: Any) -> None:
     _add_base(download)
     download.add_argument("--cache", metavar="DIR", help="folder to keep it in")
 
-    verify = _add(
+    verify = add_command(
         actions,
         "verify",
         _verify,
@@ -75,7 +77,7 @@ def register(commands: Any) -> None:
     verify.add_argument("--cache", metavar="DIR", help="folder of downloads")
     verify.add_argument("--json", action="store_true", help="print as JSON")
 
-    publish = _add(
+    publish = add_command(
         actions,
         "publish",
         _publish,
@@ -87,14 +89,6 @@ def register(commands: Any) -> None:
     publish.add_argument("--name", help="name of the weights (default: the data set's)")
     publish.add_argument("--licence", default="Apache-2.0", help="of the weights (%(default)s)")
     publish.add_argument("--json", action="store_true", help="print the card as JSON")
-
-
-def _add(commands: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}"
-    )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _add_name(parser: argparse.ArgumentParser, optional: bool = False) -> None:

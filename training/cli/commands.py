@@ -1,0 +1,31 @@
+"""What every `hbnn` command has in common: how it is declared, and where it prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["add_command", "voice"]
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    help: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Adds a command, whose parser is at hand for messages as `arguments.parser`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}"
+    )
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def voice(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """What prints a line of progress; standard output is left to the result where it is JSON."""
+    stream = sys.stderr if arguments.json else sys.stdout
+    return lambda line: print(line, file=stream, flush=True)
