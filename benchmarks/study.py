@@ -26,7 +26,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -283,50 +283,27 @@ def choosing(case: str, method: str, results: Results) -> Iterator[Run]:
 
 def lead(case: str, results: Results) -> Iterator[Run]:
     """Tuned plain sign against one untuned geodesic setting, in one case."""
-    yield from choosing(case, PLAIN, results)
-    best = results.best_of_grid(case)
-    for seed in SEEDS:
-        yield Run(case, GEODESIC, seed)
-        yield Run(case, GEODESIC_MOMENTUM, seed)
-        if best is not None:
-            yield Run(case, best, seed)
-
-
-def development(case: str, results: Results) -> Iterator[Run]:
-    """Which setting of GeodesicSGD: judged by validation accuracy on choosing seeds."""
-    seeds = CHOOSING[:1] if case == "textures-vgg-20" else CHOOSING[:2]  # by what a run costs
-    for seed, words in itertools.product(seeds, VARIANTS):
+    for seed, words in itertools.product(SEEDS, (GEODESIC, GEODESIC_MOMENTUM)):
         yield Run(case, words, seed)
+    yield from tuned(case, results, (PLAIN,))
 
 
-def on_top(case: str, results: Results) -> Iterator[Run]:
-    """Warm-up, no momentum, and maps behind the geodesic setting."""
-    for seed, words in itertools.product(CHOOSING[:2], ON_TOP):
-        yield Run(case, words, seed)
+def trying(settings: tuple[str, ...]) -> Callable[[str, Results], Iterator[Run]]:
+    """A part that looks at settings by validation accuracy, on choosing seeds."""
 
+    def part(case: str, results: Results) -> Iterator[Run]:
+        seeds = CHOOSING[:1] if case == "textures-vgg-20" else CHOOSING[:2]  # by what a run costs
+        for seed, words in itertools.product(seeds, settings):
+            yield Run(case, words, seed)
 
-def adam_variants(case: str, results: Results) -> Iterator[Run]:
-    """Which learning rate of Adam: judged by validation accuracy on choosing seeds."""
-    seeds = CHOOSING[:1] if case == "textures-vgg-20" else CHOOSING[:2]
-    for seed, words in itertools.product(seeds, ADAM_VARIANTS):
-        yield Run(case, words, seed)
-
-
-def more(case: str, results: Results) -> Iterator[Run]:
-    """Flip rates and Adam's learning rate, crossed; chooses nothing."""
-    for seed, words in itertools.product(CHOOSING[:2], MORE):
-        yield Run(case, words, seed)
+    return part
 
 
 def adam(case: str, results: Results) -> Iterator[Run]:
     """The geodesic setting with Adam for the rest, and plain sign by Adam alone, tuned."""
     for seed in SEEDS:
         yield Run(case, GEODESIC_ADAM, seed)
-    yield from choosing(case, PLAIN_ADAM, results)
-    best = results.best_of_grid(case, PLAIN_ADAM)
-    if best is not None:
-        for seed in SEEDS:
-            yield Run(case, best, seed)
+    yield from tuned(case, results, (PLAIN_ADAM,))
 
 
 def float_twin(case: str, results: Results) -> Iterator[Run]:
@@ -342,9 +319,9 @@ def matched(case: str, results: Results) -> Iterator[Run]:
             yield Run(case, words, seed)
 
 
-def tuned(case: str, results: Results) -> Iterator[Run]:
+def tuned(case: str, results: Results, methods: tuple[str, ...] = METHODS) -> Iterator[Run]:
     """Every method at the best point of a grid of its own."""
-    for method in METHODS:
+    for method in methods:
         yield from choosing(case, method, results)
         best = results.best_of_grid(case, method)
         if best is not None:
@@ -362,10 +339,10 @@ def placebo(case: str, results: Results) -> Iterator[Run]:
 
 PARTS = {
     "lead": lead,
-    "development": development,
-    "on_top": on_top,
-    "adam_variants": adam_variants,
-    "more": more,
+    "development": trying(VARIANTS),  # which setting of GeodesicSGD
+    "on_top": trying(ON_TOP),
+    "adam_variants": trying(ADAM_VARIANTS),  # which learning rate of Adam
+    "more": trying(MORE),
     "adam": adam,
     "float": float_twin,
     "matched": matched,

@@ -47,6 +47,14 @@ images, 60 steps an epoch.
 """
 
 
+def _net_and_epochs(case: str) -> tuple[str, int]:
+    net, _, epochs = case.rpartition("-")
+    return net, int(epochs)
+
+
+CASES = sorted({case for _, case in PLAN}, key=_net_and_epochs)
+
+
 def write(results: Results, folder: Path) -> list[Path]:
     """Writes `study.md` and `study/*.png` into `folder`; cases without results are left out.
 
@@ -55,9 +63,8 @@ def write(results: Results, folder: Path) -> list[Path]:
     """
     images = folder / "study"
     images.mkdir(parents=True, exist_ok=True)
-    cases = sorted({case for _, case in PLAN}, key=_net_and_epochs)
     sections, files = [HEAD], []
-    leads = [case for case in cases if results.best_of_grid(case) is not None]
+    leads = [case for case in CASES if results.best_of_grid(case) is not None]
     if leads:
         sections.append(_lead_table(results, leads))
     for case in leads:
@@ -65,10 +72,10 @@ def write(results: Results, folder: Path) -> list[Path]:
         _grid_plot(results, case, path)
         files.append(path)
         sections.append(f"![{case}: grid of plain sign and geodesic](study/{path.name})\n")
-    if any((case, GEODESIC_ADAM, SEEDS[0]) in results.lines for case in cases):
+    if any((case, GEODESIC_ADAM, SEEDS[0]) in results.lines for case in CASES):
         sections.append(_adam_table(results))
     sections += [_grid_table(results, case) for case in leads]
-    for case in cases:
+    for case in CASES:
         if any((case, words, SEEDS[0]) in results.lines for words in MATCHED):
             sections.append(_matched_table(results, case))
     for part, case in PLAN:
@@ -77,7 +84,7 @@ def write(results: Results, folder: Path) -> list[Path]:
     costs = results.path.with_name("study_cost.json")
     if costs.exists():
         sections.append(_cost_table(json.loads(costs.read_text())))
-    for case in cases:
+    for case in CASES:
         if any((case, words, CHOOSING[0]) in results.lines for words in (*VARIANTS, *MORE)):
             sections.append(_development_table(results, case))
     page = folder / "study.md"
@@ -87,11 +94,6 @@ def write(results: Results, folder: Path) -> list[Path]:
         evidence.write_text(refreshed(evidence.read_text(), results))
         files.append(evidence)
     return [page, *files]
-
-
-def _net_and_epochs(case: str) -> tuple[str, int]:
-    net, _, epochs = case.rpartition("-")
-    return net, int(epochs)
 
 
 def refreshed(text: str, results: Results) -> str:
@@ -112,12 +114,12 @@ def _summary(results: Results) -> str:
         "momentum form | difference | grid mean, worst | float twin |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for case in sorted({case for _, case in PLAN}, key=_net_and_epochs):
+    for case in CASES:
         best = results.best_of_grid(case)
         rows = (best, GEODESIC, GEODESIC_MOMENTUM)
         if best is None or any(len(results.values(case, w, SEEDS, "test")) < 5 for w in rows):
             continue
-        grid = [results.mean(case, words, CHOOSING[:1]) for words in GRID]
+        mean, worst = _over_grid(results, case, PLAIN)
         cells = [
             f"{case}{'*' if case in DEVELOPMENT else ''} "
             f"({results.mean(case, best, SEEDS, 'steps'):,.0f})",
@@ -127,7 +129,7 @@ def _summary(results: Results) -> str:
             _difference(results, case, GEODESIC, best, SEEDS),
             _row(results, case, GEODESIC_MOMENTUM, SEEDS)[0],
             _difference(results, case, GEODESIC_MOMENTUM, best, SEEDS),
-            f"{sum(grid) / len(grid):.1f}, {min(grid):.1f}",
+            f"{mean}, {worst}",
             _row(results, case, FLOAT, SEEDS)[0],
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -140,6 +142,12 @@ def _row(results: Results, case: str, words: str, seeds: Any) -> tuple[str, str]
     flips = results.values(case, words, seeds, "flips")
     shown = "-" if not flips else f"{100 * spread(flips).mean:.2f}"
     return (f"{spread(test)} ({len(test)})" if test else "-"), shown
+
+
+def _over_grid(results: Results, case: str, method: str) -> tuple[str, str]:
+    """Mean and worst validation accuracy over the grid that every case has, one seed a point."""
+    grid = [results.mean(case, words, CHOOSING[:1]) for words in grid_of(method)]
+    return f"{sum(grid) / len(grid):.1f}", f"{min(grid):.1f}"
 
 
 def _difference(results: Results, case: str, words: str, reference: str, seeds: Any) -> str:
@@ -185,13 +193,13 @@ def _lead_table(results: Results, cases: list[str]) -> str:
         placebo = (
             f"{spread(again).mean - results.mean(case, best, SEEDS, 'test'):+.2f}" if again else "-"
         )
-        grid = [results.mean(case, words, CHOOSING[:1]) for words in GRID]
+        mean, worst = _over_grid(results, case, PLAIN)
         wanted = "-" if math.isnan(asked) else f"{100 * asked:.2f}"
         lines.append(
             f"| {case} | {plain} | {_point(best)} | {ours} | "
             f"{_difference(results, case, GEODESIC, best, SEEDS)} | {momentum} | "
             f"{_difference(results, case, GEODESIC_MOMENTUM, best, SEEDS)} | {placebo} | "
-            f"{wanted}, {seen} | {min(grid):.1f}, {sum(grid) / len(grid):.1f} |"
+            f"{wanted}, {seen} | {worst}, {mean} |"
         )
     return "\n".join([*lines, ""])
 
@@ -216,23 +224,19 @@ def _adam_rows(results: Results) -> str:
         "mean, worst: SGD | Adam |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for case in sorted({case for _, case in PLAN}, key=_net_and_epochs):
+    for case in CASES:
         tuned = [results.best_of_grid(case, method) for method in (PLAIN, PLAIN_ADAM)]
         rows = [*tuned, GEODESIC_ADAM]
         if any(w is None or len(results.values(case, w, SEEDS, "test")) < 5 for w in rows):
             continue
         best = max(tuned, key=lambda words: results.mean(case, words, CHOOSING))
-        grids = []
-        for method in (PLAIN, PLAIN_ADAM):
-            grid = [results.mean(case, words, CHOOSING[:1]) for words in grid_of(method)]
-            grids.append(f"{sum(grid) / len(grid):.1f}, {min(grid):.1f}")
         cells = [
             f"{case}{'*' if case in DEVELOPMENT else ''}",
             *(_row(results, case, words, SEEDS)[0] for words in tuned),
             _point(tuned[1]),
             _row(results, case, GEODESIC_ADAM, SEEDS)[0],
             _difference(results, case, GEODESIC_ADAM, best, SEEDS),
-            *grids,
+            *(", ".join(_over_grid(results, case, method)) for method in (PLAIN, PLAIN_ADAM)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -324,11 +328,12 @@ def _tuned_table(results: Results, case: str) -> str:
         difference = (
             "reference" if name == PLAIN else _difference(results, case, best, reference, SEEDS)
         )
-        points = grid_of(name) if name != GEODESIC else ()
-        grid = [results.mean(case, words, CHOOSING[:1]) for words in points]
-        robust = f"{min(grid):.1f}, {sum(grid) / len(grid):.1f}" if grid else "-"
+        point = robust = "-"
+        if name != GEODESIC:
+            mean, worst = _over_grid(results, case, name)
+            point, robust = _point(best), f"{worst}, {mean}"
         lines.append(
-            f"| {name} | {test} | {_point(best) if grid else '-'} | {difference} | {robust} | "
+            f"| {name} | {test} | {point} | {difference} | {robust} | "
             f"{flips} | {results.mean(case, best, SEEDS, 'information_gain'):.2f} | "
             f"{results.mean(case, best, SEEDS, 'seconds'):.0f} |"
         )

@@ -358,7 +358,8 @@ class GroupedAdam(tf.keras.optimizers.Adam):
     def _apply_weight_decay(self, variables):
         for variable in variables:
             self.weight_decay = self.decay_of(variable)
-            super()._apply_weight_decay([variable])
+            if self.weight_decay:
+                super()._apply_weight_decay([variable])
 
     def get_config(self):
         return {

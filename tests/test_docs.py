@@ -32,6 +32,17 @@ def test_files_named_in_the_text_exist(page):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("page", ["method", "rivals", "zoo"])
+def test_code_runs_as_pasted(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, f"{page}.md", "exec"), scope)
+
+
 def test_no_docstring_lost_a_backslash():
     r"""In a string that is not raw \\tilde, \\frac and \\right become control characters."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef

@@ -66,7 +66,7 @@ def test_unreadable_file_is_fatal_or_skipped_with_a_count(own):
     lines = []
     loaded = data.load("pictures", own, image_size=8, unreadable="skip", say=lines.append)
     assert sum(len(s) for s in (loaded.train, loaded.validation, loaded.test)) == 60
-    assert lines == [f"skipped 1 unreadable files, the first {own / 'red' / 'broken.jpg'}"]
+    assert lines == [f"unreadable files left out: 1, the first {own / 'red' / 'broken.jpg'}"]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_broken_imagenet_files_are_skipped_with_a_count(imagenet, spoil):
     assert not any(path.endswith("n02/3.JPEG") for path in loaded.train.paths)
     assert lines == [
         "looking at 10 files",
-        f"skipped 1 unreadable files, the first {imagenet / 'train/n02/3.JPEG'}",
+        f"unreadable files left out: 1, the first {imagenet / 'train/n02/3.JPEG'}",
         "looking at 6 files",
-        f"skipped 1 unreadable files, the first {imagenet / 'val/n01/0.JPEG'}",
+        f"unreadable files left out: 1, the first {imagenet / 'val/n01/0.JPEG'}",
     ]

@@ -1,10 +1,8 @@
 """Laws of the kernel quantizers, inside every Larq layer and through every way to keep a model."""
 
 import logging
-import os
 import subprocess
 import sys
-import textwrap
 
 import larq as lq
 import numpy as np
@@ -427,13 +425,10 @@ def test_float64_layers_stay_float64(rng):
     assert layer.kernel_quantizer.base_points[0].dtype == tf.float64
 
 
-def test_two_devices_train_as_one():
-    """MirroredStrategy on two logical CPUs, in a process of its own: devices are set at start."""
-    script = textwrap.dedent("""
+def test_two_devices_train_as_one(on_two_devices):
+    printed = on_two_devices(
+        """
         import numpy as np, tensorflow as tf, larq as lq, hbnn_larq
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        two = [tf.config.LogicalDeviceConfiguration()] * 2
-        tf.config.set_logical_device_configuration(cpu, two)
 
         def train(strategy):
             tf.keras.utils.set_random_seed(3)
@@ -456,13 +451,10 @@ def test_two_devices_train_as_one():
         two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
         assert len(one) == 6 and np.abs(one[2]).max() > 1e-3, [w.shape for w in one]
         print(max(np.abs(a - b).max() for a, b in zip(one, two)))
-    """)
-    compiled = {**os.environ, "HBNN_LARQ_XLA": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=compiled
+        """,
+        HBNN_LARQ_XLA="1",
     )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert float(run.stdout.split()[-1]) < 1e-5
+    assert float(printed.split()[-1]) < 1e-5
 
 
 # ------------------------------------------------------------------ bad input

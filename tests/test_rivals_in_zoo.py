@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import larq as lq
 import numpy as np
@@ -272,11 +270,8 @@ def test_an_unknown_method_is_refused_before_training(tmp_path):
 
 # Every image stands twice in a batch, so each of two devices gets the same half: the weights must
 # agree with those of one device, float error aside. The clock moves in between.
-TWO_DEVICES = """
+EQUAL = """
 import numpy as np
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import larq as lq
 from hbnn_larq import rivals
 from hbnn_larq.training import steps, strategies
@@ -318,6 +313,5 @@ for make in (lambda: "irnet", lambda: "recu", lambda: "rbnn", lambda: "slb", map
 
 
 @pytest.mark.slow
-def test_two_devices_take_the_steps_of_one():
-    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_devices_take_the_steps_of_one(on_two_devices):
+    on_two_devices(EQUAL)

@@ -18,12 +18,7 @@ HERE = str(Path(__file__).parent)
 # Every image stands twice in a batch, so each of two devices gets the same half and batch
 # normalisation the same statistics as on one device: the weights must agree, float error aside.
 EQUAL = """
-import sys
-sys.path.insert(0, {here!r})
 import numpy as np
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from micro import micro_model
 from hbnn_larq.training import data, models, steps, strategies
 from hbnn_larq.training.recipe import Recipe
@@ -82,10 +77,8 @@ except run.Stopped as stopped:
 
 
 @pytest.mark.parametrize("quantizer", ["ste_sign", "hyperbolic"])
-def test_two_devices_take_the_steps_of_one(quantizer):
-    script = EQUAL.format(here=HERE, quantizer=quantizer)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_devices_take_the_steps_of_one(quantizer, on_two_devices):
+    on_two_devices(EQUAL.format(quantizer=quantizer))
 
 
 def free_ports(count):

@@ -105,7 +105,7 @@ def pictures(
 
     splits = {name: split(classes) for name, classes in listed.items()}
     if skipped:
-        say(f"skipped {len(skipped)} unreadable files, the first {skipped[0]}")
+        say(f"unreadable files left out: {len(skipped)}, the first {skipped[0]}")
     # Ten thousand pictures tell mean and deviation well enough.
     pixels = splits["train"].images[:: max(1, len(splits["train"]) // 10_000)].reshape(-1, 3)
     return Dataset(
@@ -214,7 +214,7 @@ def _only_whole(split: FileSplit, say: Callable[[str], None]) -> FileSplit:
     whole = np.array([_is_whole(path) for path in split.paths])
     if not whole.all():
         first = split.paths[int(np.argmin(whole))]
-        say(f"skipped {np.sum(~whole)} unreadable files, the first {first}")
+        say(f"unreadable files left out: {np.sum(~whole)}, the first {first}")
     return split.chosen(np.flatnonzero(whole))
 
 

@@ -36,9 +36,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import ops
 
-from hbnn_larq import plots
+from hbnn_larq import plots, span
 from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
 from hbnn_larq.doctor import examine_epoch
 from hbnn_larq.flip_rate import SETTLED_SUM, verdict
@@ -63,19 +62,12 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def _graphs_let_go() -> Iterator[None]:
-    """Lets go of the graphs traced inside, so that many runs fit in one process.
-
-    TensorFlow registers the gradient of every traced `tf.custom_gradient` (each quantizer has one)
-    under a name of its own, for good, and with it the graph: 100 MB and more a run.
-    """
-    registered = ops.gradient_registry._registry
-    before = set(registered)
+    """Lets go of the graphs traced inside, so that many runs fit in one process."""
+    before = span.custom_gradients()
     try:
         yield
     finally:
-        for name in set(registered) - before:
-            if name.startswith("CustomGradient-"):
-                del registered[name]
+        span.forget_gradients(span.custom_gradients() - before)
 
 
 @_graphs_let_go()
