@@ -16,11 +16,14 @@ ARGS :=
 demo: install
 	"$(ENV)/bin/hbnn" demo $(ARGS)
 
+# Two processes, each with whole files; up to 7 GB each. One: make test ARGS="-n 0"
+PYTEST := pytest -n 2 --dist loadfile
+
 test: install
-	"$(ENV)/bin/pytest" $(ARGS)
+	"$(ENV)/bin/"$(PYTEST) $(ARGS)
 
 test-slow: install
-	"$(ENV)/bin/pytest" -m slow $(ARGS)
+	"$(ENV)/bin/"$(PYTEST) -m slow $(ARGS)
 
 lint: install
 	"$(ENV)/bin/ruff" check .

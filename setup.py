@@ -36,7 +36,14 @@ EXTRAS = {
     "convert": ["larq-compute-engine>=0.16,<0.17"],
     "search": ["keras-tuner>=1.4.8,<1.5"],
     "data": ["tensorflow-datasets>=4.8.3,<4.9", "dill"],
-    "test": ["pytest>=7.4", "pytest-timeout>=2.2", "mpmath>=1.3", "ruff==0.17.*", "mypy>=1.8"],
+    "test": [
+        "pytest>=7.4",
+        "pytest-timeout>=2.2",
+        "pytest-xdist>=3.5",
+        "mpmath>=1.3",
+        "ruff==0.17.*",
+        "mypy>=1.8",
+    ],
     "bench": ["torch>=2.2", "geoopt>=0.5"],
     "docs": ["mkdocs-material>=9.5"],
 }
