@@ -25,8 +25,9 @@ from hbnn_larq.training.recipe import Recipe
 
 recipe = Recipe(
     name="tiny", source="a test", dataset="tiny", model="vgg_small", batch_size=12, epochs=3,
-    kernel_quantizer={quantizer!r}, latent_decay=0.05,
+    kernel_quantizer={quantizer!r}, latent_decay=0.05, precision={precision!r},
 )
+tf.keras.mixed_precision.set_global_policy(recipe.precision)
 tiny = data.generated((8, 8, 1), 3, train=36, validation=3, test=3, difficulty=0.2)
 
 def train(strategy):
@@ -34,24 +35,26 @@ def train(strategy):
     with strategy.scope():
         model = micro_model(recipe, tiny.image_shape, 3)
         optimizer = models.build_optimizer(recipe, 36)
-        optimizer.build(model.trainable_variables)
+        getattr(optimizer, "inner_optimizer", optimizer).build(model.trainable_variables)
+    start = [v.read_value().numpy() for v in model.trainable_variables]
     step = steps.TrainStep(model, optimizer, num_classes=3, strategy=strategy)
     results = []
     for number in range(6):
         chosen = np.repeat(np.arange(6) + 6 * number, 2) % 36
         images = tf.constant(tiny.normalize(tiny.train.images[chosen]))
         results.append(step(images, tf.constant(tiny.train.labels[chosen])))
-    return results, [v.read_value().numpy() for v in model.trainable_variables]
+    end = [v.read_value().numpy() for v in model.trainable_variables]
+    return results, [b - a for a, b in zip(start, end, strict=True)]
 
-one, one_weights = train(tf.distribute.get_strategy())
+one, one_ways = train(tf.distribute.get_strategy())
 strategy = strategies.make_strategy("mirrored")
 assert strategy.num_replicas_in_sync == 2
-two, two_weights = train(strategy)
+two, two_ways = train(strategy)
 for a, b in zip(one, two, strict=True):
-    np.testing.assert_allclose(a.loss, b.loss, rtol=1e-4)
-    assert a.correct == b.correct and b.finite
-for a, b in zip(one_weights, two_weights, strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-5)
+    np.testing.assert_allclose(a.loss, b.loss, rtol={of_loss})
+    assert abs(a.correct - b.correct) <= {of_hits} and b.finite
+for a, b in zip(one_ways, two_ways, strict=True):
+    assert np.linalg.norm(a - b) <= {of_way} * np.linalg.norm(a)
 """
 
 WORKER = """
@@ -76,9 +79,23 @@ except run.Stopped as stopped:
 """
 
 
-@pytest.mark.parametrize("quantizer", ["ste_sign", "hyperbolic"])
-def test_two_devices_take_the_steps_of_one(quantizer, on_two_devices):
-    on_two_devices(EQUAL.format(quantizer=quantizer))
+# Two devices sum in another order. In half precision that differs in the third digit, and signs
+# near 0 make more of it with each step; a gradient wrong by a factor would be far beyond.
+EXACT = {"of_loss": 1e-4, "of_hits": 0, "of_way": 1e-3}
+ROUNDED = {"of_loss": 0.1, "of_hits": 1, "of_way": 0.2}
+
+
+@pytest.mark.parametrize(
+    "quantizer, precision, within",
+    [
+        ("ste_sign", "float32", EXACT),
+        ("hyperbolic", "float32", EXACT),
+        ("hyperbolic", "mixed_float16", ROUNDED),
+        ("hyperbolic", "mixed_bfloat16", ROUNDED),
+    ],
+)
+def test_two_devices_take_the_steps_of_one(quantizer, precision, within, on_two_devices):
+    on_two_devices(EQUAL.format(quantizer=quantizer, precision=precision, **within))
 
 
 def free_ports(count):
