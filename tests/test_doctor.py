@@ -362,6 +362,9 @@ def test_an_epoch_without_flips(rng):
     ]
     assert "6 of its 8 filters" in findings[1].message
     assert all("GeodesicSGD" in finding.fix for finding in findings)
+    # 288 weights, 36 a filter: five flips at 0.4 % a step take 5 and 35 steps.
+    for steps, expected in [(4, []), (5, findings[:1]), (34, findings[:1]), (35, findings)]:
+        assert doctor.examine_epoch(bits, after, steps=steps) == expected
     off = doctor.examine_epoch({}, {}, predicted=0.01, measured=0.001)
     assert [f.code for f in off] == ["flips-off-the-law"] and "latent_decay" not in off[0].fix
     (off,) = doctor.examine_epoch({}, {}, predicted=0.01, measured=0.0025, latent_decay=0.002)

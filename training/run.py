@@ -462,7 +462,8 @@ class _Run:
         """The doctor's visits: to the signs after epoch 1, to the flip rate once it has settled."""
         found = []
         if row["epoch"] == 1:
-            found += examine_epoch(self._bits(self.initial_signs), self._bits(self.epoch_signs))
+            before, after = self._bits(self.initial_signs), self._bits(self.epoch_signs)
+            found += examine_epoch(before, after, steps=self.steps_per_epoch)
         # Until learning rate and decay have had that much to do, the law foretells nothing, and
         # flips that are asked for do not follow from it.
         rates = self.recipe.law_rates(len(self.dataset.train)) * self.recipe.latent_decay
