@@ -217,14 +217,18 @@ def test_finished_run_is_not_trained_again(unbroken, tiny, monkeypatch):
     assert again["accuracy"] == results["accuracy"] and again["history"] == results["history"]
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, tiny, unbroken):
-    def interrupt_after_first_epoch(line):
-        if line.startswith("epoch 1/"):
+@pytest.mark.parametrize("epoch, step", [(1, 4), (3, 12)])  # the last: a study is to stop too
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
+    tmp_path, tiny, unbroken, epoch, step
+):
+    def interrupt_after_epoch(line):
+        if line.startswith(f"epoch {epoch}/"):
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)  # not always Python's: a background job ignores it
-    with pytest.raises(run.Stopped, match=r"stopped after step 4 of 12; state saved in .*again"):
-        run.fit(TINY, tmp_path, dataset=tiny, say=interrupt_after_first_epoch, flips_every=1)
+    said = rf"stopped after step {step} of 12; state saved in .*again"
+    with pytest.raises(run.Stopped, match=said):
+        run.fit(TINY, tmp_path, dataset=tiny, say=interrupt_after_epoch, flips_every=1)
     assert signal.getsignal(signal.SIGINT) is before
     run.fit(TINY, tmp_path, dataset=tiny, say=silent, flips_every=1)
     for old, new in zip(weights_of(unbroken[0]), weights_of(tmp_path), strict=True):

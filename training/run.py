@@ -335,7 +335,7 @@ class _Run:
             if due or stop:
                 self.save(keep)
                 saved_at = time.monotonic()
-            if stop and self.step < self.steps:
+            if stop:  # after the last step as well, or a study would go on with its next run
                 raise Stopped(
                     f"stopped after step {self.step:,} of {self.steps:,}; state saved in "
                     f"{self.workdir}. Run the same command again to go on."
