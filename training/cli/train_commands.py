@@ -111,7 +111,8 @@ def _register_studies(commands: Any) -> None:
                         help="kernel quantizers to try each r with, such as hyperbolic,"
                         "hyperbolic_boundary (default: the recipe's)")  # fmt: skip
     search.add_argument("--per-layer", action="store_true",
-                        help="an r of its own for each binary layer; a grid has R ** layers")  # fmt: skip
+                        help="an r of its own for each binary layer (a grid has "
+                        "RADII ** LAYERS trials)")  # fmt: skip
     search.add_argument("--tuner", default="grid",
                         choices=("grid", "random", "bayesian", "hyperband"),
                         help="how values are chosen (%(default)s)")  # fmt: skip
