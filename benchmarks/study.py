@@ -138,6 +138,8 @@ ADAM_VARIANTS = tuple(
     for rate in (0.001, 0.003, 0.01)
 ) + tuple(f"ste_sign:flip_rate=0.02:optimizer=adam:learning_rate={rate}" for rate in (0.003, 0.01))
 PLAIN_ADAM = f"{PLAIN}:optimizer=adam"
+# By SGD again, but with decay outside of gradient and momentum, as Adam's is.
+PLAIN_DECOUPLED = f"{PLAIN}:decay=decoupled"
 # Why tuned Adam is ahead on Bi-Real Net in 300 steps: more flips, or a higher rate for the rest?
 MORE = tuple(
     f"ste_sign:flip_rate={flips}:optimizer=adam:learning_rate={rate}"
@@ -306,6 +308,11 @@ def adam(case: str, results: Results) -> Iterator[Run]:
     yield from tuned(case, results, (PLAIN_ADAM,))
 
 
+def decoupled(case: str, results: Results) -> Iterator[Run]:
+    """Plain sign by SGD with decoupled decay, tuned."""
+    yield from tuned(case, results, (PLAIN_DECOUPLED,))
+
+
 def float_twin(case: str, results: Results) -> Iterator[Run]:
     """The same net with real weights and activations, at the recipe's own settings."""
     for seed in SEEDS:
@@ -344,6 +351,7 @@ PARTS = {
     "adam_variants": trying(ADAM_VARIANTS),  # which learning rate of Adam
     "more": trying(MORE),
     "adam": adam,
+    "decoupled": decoupled,
     "float": float_twin,
     "matched": matched,
     "tuned": tuned,
@@ -367,7 +375,13 @@ PLAN = [
     ("adam", "digits-vgg-20"),
     ("adam", "textures-bireal18-5"),
     ("more", "textures-bireal18-5"),
+    ("decoupled", "textures-vgg-5"),
+    ("decoupled", "digits-vgg-5"),
+    ("decoupled", "textures-bireal18-5"),
+    ("decoupled", "textures-resnet18-5"),
+    ("decoupled", "digits-vgg-20"),
     ("adam", "textures-resnet18-5"),
+    ("decoupled", "textures-vgg-20"),
     ("adam", "textures-vgg-20"),
     ("on_top", "textures-vgg-5"),
     ("on_top", "digits-vgg-20"),

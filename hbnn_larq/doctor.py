@@ -122,6 +122,8 @@ def examine(
             if isinstance(moving, MobiusSGD):
                 decay, momentum = moving.decay_of(latents[0]), float(moving.momentum)
                 findings += examine_schedule(learning_rates, decay, momentum)
+                if not moving.decoupled:
+                    findings += _swinging(max(learning_rates), decay, momentum)
             elif isinstance(moving, GroupedAdam):
                 decay, momentum = moving.decay_of(latents[0]), float(moving.beta_1)
                 as_sgd = [(1 - momentum) * rate for rate in learning_rates]
@@ -165,6 +167,20 @@ def examine_schedule(
         fix = f"Lower latent_decay from {latent_decay:.3g} to about {decay:.2g}."
         return [Finding("too-many-flips", where, f"{said}: the signs do not settle", fix)]
     return []
+
+
+def _swinging(learning_rate: float, decay: float, momentum: float) -> Iterator[Finding]:
+    swing = flip_rate.overshoot(learning_rate, decay, momentum)
+    if swing > flip_rate.MOST_OVERSHOOT:
+        most = (1 - math.sqrt(momentum)) ** 2 / learning_rate
+        yield Finding(
+            "decay-swings-weights",
+            "schedule",
+            f"momentum and a latent_decay of {decay:.3g} at a rate of {learning_rate:.3g} swing "
+            f"weights {swing:.0%} beyond zero, which changes all signs of a layer at once",
+            "Decouple the decay: MobiusSGD(decoupled=True), in a recipe --set decay=decoupled. Or "
+            f"lower latent_decay to {most:.2g}, and train longer.",
+        )
 
 
 def examine_epoch(

@@ -151,6 +151,12 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
     ignores, it sets the angle of a step and so the rate of flips; on base points it pulls
     towards the plain binary network; on the rest it regularizes.
 
+    In short runs, whose decay must be high, that term and momentum make a spring: beyond
+    \(\eta \lambda = (1 - \sqrt\mu)^2\) weights swing through zero, and every swing changes all
+    signs of a layer at once (`hbnn_larq.flip_rate.overshoot`). With `decoupled=True` a step takes
+    the share \(\eta \lambda / (1 - \mu)\) off a weight instead, which is what the term comes to
+    in the long run: the same law, and nothing swings.
+
     !!! example
         ```python
         model.compile(
@@ -170,6 +176,8 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         latent_decay: Coefficient for latent weights; `None` takes `weight_decay`.
         base_point_decay: Coefficient for base points; `None` takes that of latent weights.
         decay_all: Also decay biases and the scales and shifts of normalization.
+        decoupled: Takes decay off the weights, not into gradient and momentum; base points, which
+            have no momentum, see no difference.
         step: How a gradient outside the ball, where Eq. 17 is undefined, is read: `"exp0"`,
             `"literal"` or `"riemannian"`, see `hbnn_larq.poincare.mobius_step`.
         others: An optimizer for everything but base points, such as
@@ -185,6 +193,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
 
     # References
         - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)
+        - [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101)
     """
 
     def __init__(
@@ -197,6 +206,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         latent_decay=None,
         base_point_decay=None,
         decay_all=False,
+        decoupled=False,
         step="exp0",
         others=None,
         name="MobiusSGD",
@@ -228,6 +238,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         self._latent_decay = latent_decay
         self._base_point_decay = base_point_decay
         self.decay_all = decay_all
+        self.decoupled = decoupled
         self.step = step
         self.others = others
 
@@ -269,7 +280,10 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         index = self._index_dict[self._var_key(variable)]
         ball, decay = self._balls[index], self._decays[index]
         if ball is None:
-            if decay:
+            if decay and self.decoupled:
+                rate = tf.cast(self.learning_rate, variable.dtype)
+                variable.assign_sub(tf.minimum(rate * decay / (1 - self.momentum), 1.0) * variable)
+            elif decay:
                 gradient = tf.convert_to_tensor(gradient) + decay * tf.convert_to_tensor(variable)
             return super().update_step(gradient, variable)
         # A point must stay one whatever the loss does; the rest of the model shows the NaN.
@@ -293,6 +307,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             "latent_decay": self._latent_decay,
             "base_point_decay": self._base_point_decay,
             "decay_all": self.decay_all,
+            "decoupled": self.decoupled,
             "step": self.step,
             "others": others,
         }

@@ -98,6 +98,7 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
     of_base_points = {"step": recipe.base_point_step, "base_point_decay": recipe.base_point_decay}
     optimizer: tf.keras.optimizers.Optimizer
     if recipe.optimizer == "sgd":
+        decays["decoupled"] = recipe.decay == "decoupled"
         optimizer = optimizers.MobiusSGD(schedule, recipe.momentum, **decays, **of_base_points)
     else:
         if recipe.base_point_decay is None:

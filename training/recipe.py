@@ -61,9 +61,10 @@ class Recipe:
             after a linear warm-up.
         optimizer: "sgd" or "adam", for everything but base points and what `flip_rate` turns.
         momentum: of SGD, beta_1 of Adam, and of what `flip_rate` turns.
-        weight_decay: decay of real kernels (of everything real with `decay_all`), coupled in SGD,
-            decoupled in Adam.
+        weight_decay: decay of real kernels (of everything real with `decay_all`).
         latent_decay: such a decay of the latents of binary kernels; it sets the flip rate.
+        decay: "coupled", as an L2 term in the gradient, or "decoupled", which keeps momentum from
+            swinging the weights of short runs through zero (see `MobiusSGD`); Adam's always is.
         flip_rate: highest share of the binary weights asked to flip per step, scheduled like the
             learning rate: `GeodesicSGD` then turns the latents, and learning rate and
             `latent_decay` have no say in them. None leaves them to `optimizer`.
@@ -103,6 +104,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     latent_decay: float = 5e-4
+    decay: str = "coupled"
     flip_rate: float | None = None
     flip_direction: str = "momentum"
     base_point_decay: float | None = None
@@ -324,6 +326,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     ),
     "granularity": ("filter", "layer"),
     "optimizer": ("sgd", "adam"),
+    "decay": ("coupled", "decoupled"),
     "schedule": ("cosine", "linear", "constant"),
     "flip_direction": ("momentum", "sign", "adaptive"),
     "base_point_step": ("exp0", "literal", "riemannian"),
@@ -382,6 +385,10 @@ def keep_decay_sum(
     if new.base_point_decay is not None and "base_point_decay" not in changed:
         scaled["base_point_decay"] = new.base_point_decay * factor
     steps = " and ".join(f"{k} {getattr(new, k):.4g} -> {v:.4g}" for k, v in scaled.items())
+    swing = flip_rate.overshoot(new.learning_rate, scaled["latent_decay"], new.momentum)
+    if new.optimizer == "sgd" and "decay" not in changed and swing > flip_rate.MOST_OVERSHOOT:
+        scaled["decay"] = "decoupled"
+        steps += ", decoupled from the gradient (else momentum would swing weights through zero)"
     kept = "value" if len(scaled) == 1 else "values"
     notice = f"{steps}, {aim} ({causes} changed); --keep-decay keeps the old {kept}"
     return new.changed(**scaled), notice
