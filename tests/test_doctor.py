@@ -285,6 +285,19 @@ def test_a_restless_schedule_is_foreseen_and_the_named_decay_mends_it():
     assert doctor.examine_schedule(rates, decay, 0.9) == []
 
 
+def test_a_decay_that_swings_weights_is_foreseen_and_both_ways_out_mend_it():
+    def found(**decay):
+        optimizer = MobiusSGD(0.1, momentum=0.9, **decay)
+        return doctor.examine(net(conv()), optimizer=optimizer, learning_rates=cosine(0.1, 300))
+
+    (finding,) = found(latent_decay=0.09)
+    assert finding.code == "decay-swings-weights"
+    assert "swing weights 13% beyond zero" in finding.message
+    assert found(latent_decay=0.09, decoupled=True) == []
+    lower = float(finding.fix.split("lower latent_decay to ")[1].split(",")[0])
+    assert "decay-swings-weights" not in [f.code for f in found(latent_decay=lower)]
+
+
 def test_the_schedule_is_examined_with_the_optimizer():
     optimizer = MobiusSGD(0.1, momentum=0.9, latent_decay=5e-4)
     findings = doctor.examine(net(conv()), optimizer=optimizer, learning_rates=cosine(0.1, 1200))

@@ -23,7 +23,8 @@ def fixed_at_zero():
 
 @pytest.mark.parametrize("make", [lambda: "ste_sign", fixed_at_zero], ids=["sign", "p = 0"])
 @pytest.mark.parametrize("decay", [0.04, 0.01])
-def test_prediction_within_15_percent_at_the_balance(make, decay):
+@pytest.mark.parametrize("decoupled", [False, True], ids=["coupled", "decoupled"])
+def test_prediction_within_15_percent_at_the_balance(make, decay, decoupled):
     tf.keras.utils.set_random_seed(0)
     head = tf.keras.layers.Dense(4, trainable=False)
     norm = tf.keras.layers.BatchNormalization(momentum=0.9, scale=False)
@@ -32,7 +33,7 @@ def test_prediction_within_15_percent_at_the_balance(make, decay):
     )
     model = tf.keras.Sequential([binary, norm, head])
     model.compile(
-        optimizers.MobiusSGD(RATE, MOMENTUM, latent_decay=decay),
+        optimizers.MobiusSGD(RATE, MOMENTUM, latent_decay=decay, decoupled=decoupled),
         tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     rng = np.random.default_rng(0)

@@ -103,6 +103,30 @@ def test_a_decay_solved_for_the_limit_is_within_it(steps):
     assert flip_rate.verdict(flip_rate.mean_flips_per_step(rates, decay, 0.9)) == "many"
 
 
+@pytest.mark.parametrize("momentum", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("times", [0.5, 0.99, 1.01, 1.2, 3, 10])
+def test_overshoot_is_that_of_the_recurrence(momentum, times):
+    """Heavy-ball SGD on nothing but decay, from rest; beyond critical damping it swings."""
+    product = times * (1 - math.sqrt(momentum)) ** 2
+    weight, velocity, lowest = 1.0, 0.0, 1.0
+    for _ in range(5000):
+        velocity = momentum * velocity - 0.1 * (product / 0.1) * weight
+        weight += velocity
+        lowest = min(lowest, weight)
+    swing = flip_rate.overshoot(0.1, product / 0.1, momentum)
+    assert (swing == 0) == (times < 1)
+    # To 0 from above where nothing swings; else from step to step, whose crest lies between two.
+    assert -min(lowest, 0) == pytest.approx(swing, rel=0.12, abs=1e-12)
+
+
+def test_overshoot_at_the_ends():
+    assert flip_rate.overshoot(0.1, 0.0, 0.9) == 0
+    assert flip_rate.overshoot(0.5, 1.0) == 0  # no momentum: a step takes half of a weight
+    assert flip_rate.overshoot(1.5, 1.0) == 1 == flip_rate.overshoot(1.0, 4.0, 0.9)
+    with pytest.raises(ValueError, match=r"overshoot\(momentum=1\)"):
+        flip_rate.overshoot(0.1, 0.1, 1)
+
+
 def test_verdict_with_the_sum_of_training():
     paper, cut_short = 0.00147, 0.00147  # same rates and decay, 100 times fewer steps
     assert flip_rate.verdict(paper, total=2.9) == "healthy"

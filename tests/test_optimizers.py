@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hbnn_larq import poincare
+from hbnn_larq import flip_rate, poincare
 from hbnn_larq.optimizers import MobiusSGD, is_base_point, is_latent
 
 R = 0.5
@@ -98,6 +98,44 @@ def test_decay_is_l2_in_the_gradient_by_group(rng):
     np.testing.assert_allclose(
         dense.kernel_quantizer.base_points[0].latent_variable, moved, rtol=1e-6
     )
+
+
+def shrunk(variable, steps, **decay):
+    """What no gradient at all makes of a latent, step by step."""
+    optimizer = MobiusSGD(0.1, 0.9, **decay)
+    optimizer.build([variable])
+    path = [variable.numpy()]
+    for _ in range(steps):
+        optimizer.apply_gradients([(tf.zeros_like(variable), variable)])
+        path.append(variable.numpy())
+    return np.array(path)
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.3, 2.0])
+def test_decoupled_decay_changes_no_sign_and_coupled_decay_all(decay):
+    start = np.array([[-3.0, 1.0], [0.2, -1e-3]], np.float32)
+    coupled = shrunk(tf.Variable(start), 200, weight_decay=decay)
+    path = shrunk(tf.Variable(start), 200, weight_decay=decay, decoupled=True)
+    lowest = (coupled / start).min(axis=0)
+    np.testing.assert_allclose(lowest, -flip_rate.overshoot(0.1, decay, 0.9), rtol=0.1)
+    assert np.all(path / start >= 0) and np.all(np.diff(np.abs(path), axis=0) <= 0)
+    share = min(0.1 * decay / (1 - 0.9), 1.0)  # off a weight in each step
+    np.testing.assert_allclose(path[1:], path[:-1] * (1 - share), rtol=1e-5, atol=1e-30)
+
+
+def test_decoupled_decay_is_coupled_decay_in_the_long_run():
+    start = np.ones((2, 2), np.float32)
+    coupled = shrunk(tf.Variable(start), 3000, weight_decay=5e-3)
+    path = shrunk(tf.Variable(start), 3000, weight_decay=5e-3, decoupled=True)
+    assert path[-1, 0, 0] == pytest.approx(np.exp(-15), rel=0.05)
+    np.testing.assert_allclose(np.log(coupled[1000:]), np.log(path[1000:]), rtol=0.06)
+
+
+def test_decoupled_decay_is_kept_with_the_optimizer():
+    config = MobiusSGD(0.1, 0.9, weight_decay=0.1, decoupled=True).get_config()
+    assert MobiusSGD.from_config(config).decoupled is True
+    del config["decoupled"]  # of a file from before
+    assert MobiusSGD.from_config(config).decoupled is False
 
 
 def test_decays_left_out():

@@ -147,6 +147,23 @@ def test_a_run_of_very_few_steps_is_not_made_to_forget():
     assert "the most before a net forgets: the sum of lr * decay falls from 2.04 to 0.31" in notice
 
 
+@pytest.mark.parametrize("epochs, decay", [(32, "coupled"), (30, "decoupled"), (5, "decoupled")])
+def test_a_decay_that_would_swing_weights_is_decoupled(epochs, decay):
+    """0.1 x latent_decay passes the overshoot of one percent between 32 and 30 epochs."""
+    old = find("digits")
+    short, notice = keep_decay_sum(
+        old, old.changed(epochs=epochs), old_images=1077, new_images=1077
+    )
+    assert short.decay == decay
+    assert ("decoupled from the gradient (else momentum" in notice) == (decay == "decoupled")
+    swing = flip_rate.overshoot(short.learning_rate, short.latent_decay, short.momentum)
+    assert (swing > 0.01) == (decay == "decoupled")
+    assert models.build_optimizer(short, 1077).decoupled == (decay == "decoupled")
+    asked = old.changed(epochs=epochs, decay="decoupled")  # by the user: nothing to say
+    _, notice = keep_decay_sum(old, asked, old_images=1077, new_images=1077)
+    assert "decoupled" not in notice
+
+
 def test_a_decay_that_may_not_grow_is_said_to_stay():
     """Ten times the rate in a hundredth of the steps: already the old decay flips too many."""
     old = BASE.changed(latent_decay=0.02)

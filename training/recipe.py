@@ -386,7 +386,8 @@ def keep_decay_sum(
         scaled["base_point_decay"] = new.base_point_decay * factor
     steps = " and ".join(f"{k} {getattr(new, k):.4g} -> {v:.4g}" for k, v in scaled.items())
     swing = flip_rate.overshoot(new.learning_rate, scaled["latent_decay"], new.momentum)
-    if new.optimizer == "sgd" and "decay" not in changed and swing > flip_rate.MOST_OVERSHOOT:
+    coupled = new.optimizer == "sgd" and new.decay == "coupled" and "decay" not in changed
+    if coupled and swing > flip_rate.MOST_OVERSHOOT:
         scaled["decay"] = "decoupled"
         steps += ", decoupled from the gradient (else momentum would swing weights through zero)"
     kept = "value" if len(scaled) == 1 else "values"
