@@ -26,6 +26,7 @@ from hbnn_larq.training.recipe import Recipe
 recipe = Recipe(
     name="tiny", source="a test", dataset="tiny", model="vgg_small", batch_size=12, epochs=3,
     kernel_quantizer={quantizer!r}, latent_decay=0.05, decay={decay!r}, precision={precision!r},
+    learning_rate={rate},
 )
 tf.keras.mixed_precision.set_global_policy(recipe.precision)
 tiny = data.generated((8, 8, 1), 3, train=36, validation=3, test=3, difficulty=0.2)
@@ -81,8 +82,8 @@ except run.Stopped as stopped:
 
 # Two devices sum in another order. In half precision that differs in the third digit, and signs
 # near 0 make more of it with each step; a gradient wrong by a factor would be far beyond.
-EXACT = {"of_loss": 1e-4, "of_hits": 0, "of_way": 1e-3}
-ROUNDED = {"of_loss": 0.2, "of_hits": 1, "of_way": 0.2}
+EXACT = {"rate": 0.1, "of_loss": 1e-4, "of_hits": 0, "of_way": 1e-3}
+ROUNDED = {"rate": 0.01, "of_loss": 0.03, "of_hits": 1, "of_way": 0.2}
 
 
 @pytest.mark.parametrize(
