@@ -31,13 +31,15 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: 
     for place, (label, rows) in enumerate(histories.items()):
         color = f"C{place}"
         epochs = [row["epoch"] for row in rows]
-        losses.plot(epochs, [row["loss"] for row in rows], color=color)
+        dot = _dot(rows)
+        losses.plot(epochs, [row["loss"] for row in rows], f"{dot}-", color=color)
         if validated:
-            losses.plot(epochs, [row["validation_loss"] for row in rows], "--", color=color)
-        accuracies.plot(epochs, [row[key] for row in rows], color=color, label=label)
-    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
+            losses.plot(epochs, [row["validation_loss"] for row in rows], f"{dot}--", color=color)
+        accuracies.plot(epochs, [row[key] for row in rows], f"{dot}-", color=color, label=label)
+    _over_epochs(losses, accuracies)
+    losses.set(ylabel="loss", yscale="log")
     losses.legend(losses.lines[:2], ["training", "validation"][: 1 + validated])
-    accuracies.set(xlabel="epoch", ylabel=f"{what} accuracy (%)")
+    accuracies.set(ylabel=f"{what} accuracy (%)")
     accuracies.legend()
     return _write(figure, path)
 
@@ -73,15 +75,19 @@ def flips_per_layer(
         if by_depth:
             style = {"color": colormaps["viridis"](place / (len(layers) - 1))}
         for axes, key in ((steps, "flips_per_step"), (initial, "flips_vs_init")):
-            axes.plot(epochs, [100 * row["layers"][key][layer] for row in rows], **style)
+            axes.plot(
+                epochs, [100 * row["layers"][key][layer] for row in rows], f"{_dot(rows)}-", **style
+            )
     if by_depth:
         scale = ScalarMappable(Normalize(1, len(layers)), "viridis")
         figure.colorbar(scale, ax=initial, label="binary layer, from the first to the last")
     if "flips_predicted" in rows[0]:
         predicted = [100 * row["flips_predicted"] for row in rows]
-        steps.plot(epochs, predicted, color="black", linestyle="--", label=expected)
-    steps.set(xlabel="epoch", ylabel="weights that flip per step (%)", ylim=(0, None))
-    initial.set(xlabel="epoch", ylabel="weights that differ from the start (%)", ylim=(0, 60))
+        steps.plot(epochs, predicted, f"{_dot(rows)}--", color="black", label=expected)
+    _over_epochs(steps, initial)
+    steps.set(ylabel="weights that flip per step (%)", ylim=(0, None))
+    highest = max(initial.dataLim.y1, 57)  # half of them where a net knows its start no more
+    initial.set(ylabel="weights that differ from the start (%)", ylim=(0, 1.05 * highest))
     if steps.get_legend_handles_labels()[0]:
         steps.legend(fontsize="small")
     return _write(figure, path)
@@ -111,7 +117,9 @@ def accuracies(
         mean = sum(group) / len(group)
         axes.plot([place - 0.25, place + 0.25], [mean, mean], color="black")
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.6, len(values) - 0.4))
-    axes.set_xticks(range(len(values)), list(values))
+    crowded = sum(map(len, values)) > 12 * len(values)
+    axes.set_xticks(range(len(values)), list(values), rotation=25 if crowded else 0,
+                    ha="right" if crowded else "center")  # fmt: skip
     return _write(figure, path)
 
 
@@ -144,6 +152,19 @@ def radius_study(
     axes.set(xlabel="r", ylabel=ylabel, xscale="log")
     axes.legend()
     return _write(figure, path)
+
+
+def _over_epochs(*axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for each in axes:
+        each.set(xlabel="epoch")
+        each.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _dot(rows: Sequence[Any]) -> str:
+    """A marker for runs of few epochs, whose lines are short, or no line at all."""
+    return "." if len(rows) < 10 else ""
 
 
 def _figure(width: float, height: float) -> Any:

@@ -65,6 +65,36 @@ def test_learning_curves_without_validation(drawn):
     assert accuracies.get_ylabel() == "training accuracy (%)"
 
 
+def test_one_epoch_is_a_dot_and_epochs_are_whole(drawn):
+    losses, accuracies = drawn(plots.learning_curves, {"run": history()[:1]})
+    assert {line.get_marker() for line in (*losses.lines, *accuracies.lines)} == {"."}
+    layers = {"a": 0.01}
+    rows = [{"epoch": 1, "layers": {"flips_per_step": layers, "flips_vs_init": layers}}]
+    for axes in drawn(plots.flips_per_layer, rows):
+        assert axes.lines[0].get_marker() == "."
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_a_net_that_turned_over_is_within_the_picture(drawn):
+    layers = {"a": 0.87}
+    rows = [{"epoch": 1, "layers": {"flips_per_step": layers, "flips_vs_init": layers}}]
+    _, initial = drawn(plots.flips_per_layer, rows)
+    assert initial.get_ylim()[1] > 87
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_names_of_methods_do_not_overlap(drawn, long):
+    names = [f"{'irnet:input_quantizer=' * long}{name}" for name in ("aaa", "bbb", "ccc", "ddd")]
+    (axes,) = drawn(plots.accuracies, {name: [90.0, 91.0] for name in names})
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert [label.get_text() for label in axes.get_xticklabels()] == names
+    if long:  # turned: they end at their ticks, and the next one begins below
+        assert all(label.get_rotation() > 0 for label in axes.get_xticklabels())
+    else:
+        assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+    assert min(box.x0 for box in boxes) >= 0 and min(box.y0 for box in boxes) >= 0
+
+
 @pytest.mark.parametrize("count", [1, 12, 13, 40])
 @pytest.mark.parametrize("predicted", [{}, {"flips_predicted": 0.01}])
 def test_flips_of_few_layers_are_named_and_of_many_coloured(drawn, count, predicted):

@@ -541,7 +541,8 @@ class _Run:
         if not self.writes:
             return results
         self._save_model(model)
-        plots.learning_curves({recipe.name: self.history}, self.workdir / "learning_curves.png")
+        label = recipe.kernel_quantizer or "float"
+        plots.learning_curves({label: self.history}, self.workdir / "learning_curves.png")
         if self.counter.names:
             asked = {} if recipe.flip_rate is None else {"expected": "asked for"}
             plots.flips_per_layer(self.history, self.workdir / "flips.png", **asked)
