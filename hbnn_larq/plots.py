@@ -159,6 +159,9 @@ def _over_epochs(*axes: Any) -> None:
 
     for each in axes:
         each.set(xlabel="epoch")
+        first, last = each.dataLim.intervalx
+        if first == last:
+            each.set_xlim(first - 1, last + 1)
         each.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

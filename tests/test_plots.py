@@ -1,5 +1,6 @@
 """Pictures of training runs, read back from the figures that would be written."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_names_of_methods_do_not_overlap(drawn, long):
     if long:  # turned: they end at their ticks, and the next one begins below
         assert all(label.get_rotation() > 0 for label in axes.get_xticklabels())
     else:
-        assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
     assert min(box.x0 for box in boxes) >= 0 and min(box.y0 for box in boxes) >= 0
 
 
