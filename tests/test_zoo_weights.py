@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import hbnn_larq
-from hbnn_larq import zoo
+from hbnn_larq import rivals, zoo
 from hbnn_larq.optimizers import is_base_point
 from hbnn_larq.zoo import pretrained, weight_files
 from hbnn_larq.zoo.publish import publish
@@ -344,6 +344,21 @@ def mirror(run, tmp_path, monkeypatch):
     monkeypatch.setenv(pretrained.BASE_VARIABLE, str(tmp_path / "mirror"))
     monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "mirror", row, card
+
+
+def test_a_rival_is_published_without_what_only_training_needs(run, tmp_path, images):
+    def rival():
+        return rivals.Mapped("hyperbolic", "irnet")
+
+    trained = shaken(zoo.VGGSmall(**SMALL, kernel_quantizer=rival, num_classes=3))
+    trained.save(run / "model.keras")
+    row, _ = publish(run, tmp_path / "mirror")
+    file = tmp_path / "mirror" / row.file
+    with np.load(file) as archive:
+        assert not [name for name in archive.files if "progress" in name]
+    for quantizer in ("hyperbolic", "ste_sign", rival):
+        model = zoo.VGGSmall(weights=file, kernel_quantizer=quantizer)
+        np.testing.assert_array_equal(model(images), trained(images))
 
 
 def test_publishing_does_not_warn_of_starved_weights(run, tmp_path, caplog):

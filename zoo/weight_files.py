@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from hbnn_larq import rebuilding
 from hbnn_larq.folding import binary_weights
+from hbnn_larq.layer_quantizers import is_quantizer_state
 from hbnn_larq.optimizers import is_base_point
 
 __all__ = ["describe", "load_weights", "save_weights"]
@@ -75,7 +76,7 @@ def save_weights(
                         "model.save(...) instead."
                     )
                 entries[f"{layer.name}/{BITS}"] = np.packbits(signs[layer.name].ravel() > 0)
-            elif not is_base_point(variable):
+            elif not (is_base_point(variable) or is_quantizer_state(variable)):
                 entries[f"{layer.name}/{name}"] = variable.numpy()
     archive = io.BytesIO()  # on a full disk `np.savez` leaves a file open
     np.savez(archive, **entries)
@@ -288,7 +289,11 @@ def _check(model: tf.keras.Model, arrays: Arrays, path: Path) -> None:
 def _check_layer(
     model: tf.keras.Model, layer: tf.keras.layers.Layer, values: dict[str, np.ndarray], path: Path
 ) -> None:
-    variables = {k: v for k, v in _variables(layer).items() if not is_base_point(v)}
+    variables = {
+        name: variable
+        for name, variable in _variables(layer).items()
+        if not (is_base_point(variable) or _is_left_out(name, variable, values))
+    }
     points = {name for name in values if "base_point" in name}
     own_points = {name for name, v in _variables(layer).items() if is_base_point(v)}
     if points and points != own_points:
@@ -312,6 +317,11 @@ def _check_layer(
             )
 
 
+def _is_left_out(name: str, variable: Any, values: dict[str, np.ndarray]) -> bool:
+    """What a quantizer only needs in training, such as its clock, is in no published file."""
+    return is_quantizer_state(variable) and name not in values
+
+
 def _is_top_of(model: tf.keras.Model, name: str) -> bool:
     """Whether a layer of the file is missing from the model because the model has no top."""
     return name in TOP and not TOP & {layer.name for layer in model.layers}
@@ -323,6 +333,8 @@ def _assign(model: tf.keras.Model, arrays: Arrays, path: Path) -> None:
             values = arrays[layer.name]
             if is_base_point(variable):
                 variable.assign(values.get(name, tf.zeros_like(variable)))
+            elif _is_left_out(name, variable, values):
+                pass
             elif isinstance(values[name], _Signs):
                 _assign_signs(model, layer, variable, np.asarray(values[name]), path)
             else:
