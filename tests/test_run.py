@@ -235,6 +235,20 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
         np.testing.assert_array_equal(old, new)
 
 
+def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(tmp_path, tiny, monkeypatch):
+    save = checkpoints.save
+
+    def interrupted(folder, step, *arguments, **named):
+        save(folder, step, *arguments, **named)
+        if step == 12:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(checkpoints, "save", interrupted)
+    with pytest.raises(run.Stopped, match="stopped after step 12 of 12"):
+        run.fit(TINY, tmp_path, dataset=tiny, say=silent)
+    assert run.fit(TINY, tmp_path, dataset=tiny, say=silent)["steps"] == 12
+
+
 def test_a_run_stopped_early_goes_further_along_the_same_schedule(tmp_path, tiny, unbroken):
     early = run.fit(TINY.changed(stop_epoch=1), tmp_path, dataset=tiny, say=silent, flips_every=1)
     assert (early["steps"], len(early["history"])) == (4, 1)

@@ -138,6 +138,12 @@ def fit(
     try:
         with _interruptible() as interrupted:
             run.train(interrupted, checkpoint_every, keep)
+        # Whenever it came: after the last step too, or a study would go on with its next run.
+        if interrupted.is_set():
+            raise Stopped(
+                f"stopped after step {run.step:,} of {run.steps:,}; state saved in {workdir}. Run "
+                "the same command again to go on."
+            )
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
         raise Stopped(
             f"lost contact with another worker after step {run.step:,} of {run.steps:,}. The last "
@@ -335,11 +341,8 @@ class _Run:
             if due or stop:
                 self.save(keep)
                 saved_at = time.monotonic()
-            if stop:  # after the last step as well, or a study would go on with its next run
-                raise Stopped(
-                    f"stopped after step {self.step:,} of {self.steps:,}; state saved in "
-                    f"{self.workdir}. Run the same command again to go on."
-                )
+            if stop:
+                break
         self.seconds += time.monotonic() - self.started
 
     def _readable(self, batches: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
