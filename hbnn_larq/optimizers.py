@@ -424,7 +424,8 @@ class GeodesicSGD(_Divided):
     # Arguments
         flip_rate: Share of the weights asked to flip per step, at most 0.5, or a
             `tf.keras.optimizers.schedules.LearningRateSchedule` of it; let it fall to 0. It is
-            kept as `learning_rate`, so that Keras's callbacks can set and show it.
+            kept as `learning_rate`, so that Keras's callbacks can set and show it;
+            `ReduceLROnPlateau` then lowers the flips, and not the rate of `others`.
         others: Optimizer of all other variables, with a schedule of its own.
         momentum: Share of the momentum that a step keeps, at least 0 and below 1.
         granularity: `"filter"`: the weights of each output filter turn by the angle; `"layer"`:

@@ -146,7 +146,10 @@ def test_predict_reads_and_resizes_image_files(folder, tmp_path, capsys):
     assert "scan.png: " in capsys.readouterr().out
     (tmp_path / "text.png").write_text("no image")
     assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "text.png")]) == 2
-    assert "cannot be read as PNG" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot be read as PNG, JPEG, BMP or GIF with 1 channels.\n" in said
+    assert main(["predict", str(folder), "image.png"]) == 2
+    assert f"Convert the run first: hbnn convert {folder} -o FILE.tflite" in capsys.readouterr().err
     assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "none.png")]) == 2
     assert "there is no image" in capsys.readouterr().err
 
@@ -396,11 +399,11 @@ def test_doctor_on_recipes(capsys):
         assert f"hbnn doctor: there is no file or folder {words[0]!r}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["doctor", "convert", "report"])
+@pytest.mark.parametrize("command", ["doctor", "convert", "report", "evaluate"])
 def test_a_converted_file_in_place_of_a_model_is_named(folder, capsys, command):
     file = str(folder / "net.tflite")
-    more = {"doctor": [], "convert": ["-o", "never.tflite"], "report": [file]}[command]
-    assert main([command, file, *more]) == 2
+    more = {"convert": ["-o", "never.tflite"], "report": [file]}
+    assert main([command, file, *more.get(command, [])]) == 2
     assert capsys.readouterr().err == (
         f"hbnn {command}: {file!r} is a converted file. Name the Keras model it was made from: a "
         "run folder, or a .keras, .h5 or SavedModel file. What the converted file holds is said "

@@ -354,6 +354,18 @@ def test_equal_radii_of_layers_are_one_shared_radius():
         np.testing.assert_array_equal(shared, own)
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("hyperbolic+irnet", r"is written QUANTIZER\+MAP: irnet\+hyperbolic; the maps are hyperb"),
+        ("irnet+hyperbolik", r"is written QUANTIZER\+MAP; the maps are hyperbolic, hyperbolic_b"),
+    ],
+)
+def test_a_map_stands_behind_its_host(words, said):
+    with pytest.raises(ValueError, match=said):
+        models.build_model(BASE.changed(width=1 / 16, kernel_quantizer=words), (16, 16, 1), 3)
+
+
 @pytest.mark.parametrize("layer_r", ["1", "1,2,3,4,5,6"])
 def test_there_must_be_as_many_radii_as_binary_layers(layer_r):
     with pytest.raises(ValueError, match=r"layer_r='.*' has [16] values for 5 binary layers: \w+"):

@@ -13,7 +13,7 @@ from tensorflow.python.framework import ops
 
 from hbnn_larq import edge, flip_rate
 from hbnn_larq.callbacks import FlipCounter
-from hbnn_larq.training import data, models, run, steps
+from hbnn_larq.training import checkpoints, data, models, run, steps
 from hbnn_larq.training.recipe import Recipe
 
 TINY = Recipe(

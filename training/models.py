@@ -121,6 +121,13 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
 def _kernel_quantizer(recipe: Recipe) -> str | Callable[[], Any] | None:
     host, plus, name = (recipe.kernel_quantizer or "").rpartition("+")
     kind = _HYPERBOLIC.get(name)
+    if plus and kind is None:
+        turned = f": {name}+{host}" if host in _HYPERBOLIC else ""
+        raise ValueError(
+            f"recipe {recipe.name}: kernel_quantizer={recipe.kernel_quantizer!r}: a map in front "
+            f"of another quantizer is written QUANTIZER+MAP{turned}; the maps are "
+            f"{', '.join(_HYPERBOLIC)}."
+        )
     if kind is None:
         return recipe.kernel_quantizer
     radii = recipe.layer_radii or (recipe.r,)

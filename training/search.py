@@ -358,8 +358,15 @@ def _claim(workdir: Path, recipe: Recipe, settings: dict[str, Any]) -> None:
     mine = json.dumps({"recipe": asdict(recipe), **settings}, indent=2)
     path = workdir / "settings.json"
     workdir.mkdir(parents=True, exist_ok=True)
-    if path.exists() and json.loads(path.read_text()) != json.loads(mine):
-        raise ValueError(
-            f"{workdir} holds a search with other settings (see {path}). Use another --workdir."
-        )
+    if path.exists():
+        here, there = json.loads(mine), json.loads(path.read_text())
+        was = Recipe.from_json(json.dumps(there.pop("recipe")))
+        here.pop("recipe")
+        differences = {k: (there.get(k), v) for k, v in here.items() if there.get(k) != v}
+        differences |= was.differences(recipe)
+        if differences:
+            listed = ", ".join(f"{k} {a!r} there, {b!r} here" for k, (a, b) in differences.items())
+            raise ValueError(
+                f"{workdir} holds a search with other settings ({listed}). Use another --workdir."
+            )
     checkpoints.atomic_write(path, lambda file: file.write(mine.encode()))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["add_command", "voice"]
+__all__ = ["add_command", "refuse_converted", "voice"]
 
 
 def add_command(
@@ -23,6 +24,16 @@ def add_command(
     )
     parser.set_defaults(run=run, parser=parser)
     return parser
+
+
+def refuse_converted(path: str, call: str) -> None:
+    """Raises where a converted file is given in place of the model it was made from."""
+    if Path(path).suffix == ".tflite" and Path(path).is_file():
+        raise ValueError(
+            f"{call}: {path!r} is a converted file. Name the Keras model it was made from: a run "
+            f"folder, or a .keras, .h5 or SavedModel file. What the converted file holds is said "
+            f"by: hbnn report MODEL {path}"
+        )
 
 
 def voice(arguments: argparse.Namespace) -> Callable[[str], None]:

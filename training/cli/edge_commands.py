@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hbnn_larq.training.cli.commands import add_command
+from hbnn_larq.training.cli.commands import add_command, refuse_converted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,6 +172,10 @@ def _predict(arguments: argparse.Namespace) -> int:
     from hbnn_larq.edge.running import Interpreter, read_tflite
 
     call = f"hbnn predict {arguments.file}"
+    if Path(arguments.file).is_dir():
+        raise ValueError(
+            f"{call}: a folder. Convert the run first: hbnn convert {arguments.file} -o FILE.tflite"
+        )
     content = read_tflite(arguments.file, call=call)
     record = metadata.read(content)
     if record.preprocessing is None:
@@ -335,12 +339,7 @@ def _found_in_training(folder: Path) -> list[Any]:
 
 def _load(path: str, call: str) -> tuple[Any, Recipe | None]:
     """The model of a run folder or file, and the recipe of a run."""
-    if Path(path).suffix == ".tflite" and Path(path).is_file():
-        raise ValueError(
-            f"{call}: {path!r} is a converted file. Name the Keras model it was made from: a run "
-            f"folder, or a .keras, .h5 or SavedModel file. What the converted file holds is said "
-            f"by: hbnn report MODEL {path}"
-        )
+    refuse_converted(path, call)
     import hbnn_larq  # noqa: F401  (registers the quantizers)
     from hbnn_larq import rebuilding
     from hbnn_larq.training.recipe import Recipe
@@ -424,10 +423,10 @@ def _pixels(path: str, shape: tuple[int, ...]) -> np.ndarray:
             pixels = tf.io.decode_image(
                 Path(path).read_bytes(), channels=channels, expand_animations=False
             ).numpy()
-        except tf.errors.InvalidArgumentError as error:
+        except tf.errors.InvalidArgumentError:
             raise ValueError(
-                f"hbnn predict: {path!r} cannot be read as PNG, JPEG, BMP or GIF with {channels} "
-                f"channels ({error.message.splitlines()[0]})."
+                f"hbnn predict: {path!r} cannot be read as PNG, JPEG, BMP or GIF with "
+                f"{channels} channels."
             ) from None
     if pixels.ndim != 3 or pixels.shape[-1] != channels:
         raise ValueError(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hbnn_larq.training.cli.commands import add_command, voice
+from hbnn_larq.training.cli.commands import add_command, refuse_converted, voice
 
 __all__ = ["register"]
 
@@ -304,6 +304,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training import data, run
     from hbnn_larq.training.recipe import Recipe
 
+    refuse_converted(arguments.path, "hbnn evaluate")
     path = Path(arguments.path)
     name = arguments.dataset
     recipe = None
