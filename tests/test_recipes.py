@@ -162,6 +162,10 @@ def test_a_decay_that_would_swing_weights_is_decoupled(epochs, decay):
     asked = old.changed(epochs=epochs, decay="decoupled")  # by the user: nothing to say
     _, notice = keep_decay_sum(old, asked, old_images=1077, new_images=1077)
     assert "decoupled" not in notice
+    kept, notice = keep_decay_sum(
+        old, old.changed(epochs=epochs), old_images=1077, new_images=1077, decouple=False
+    )
+    assert kept.decay == "coupled" and "decoupled" not in notice
 
 
 def test_a_decay_that_may_not_grow_is_said_to_stay():

@@ -241,13 +241,18 @@ def test_the_table_of_the_evidence_is_replaced_and_nothing_else(study, tmp_path)
     results = study.Results(tmp_path / "r.jsonl")
     finish(study, results, "lead", better=study.GRID[9], test=77.0)
     finish(study, results, "adam", better=study.grid_of(study.PLAIN_ADAM)[9], test=78.0)
+    best = study.grid_of(study.PLAIN_DECOUPLED)[9]
+    finish(study, results, "decoupled", better=best, test=77.5)
     mark, other = study_report.TABLES
     text = f"before\n{mark}\n| old |\n|---|\n\nafter\n| kept |\n{other}\n\nend\n"
     once = study_report.refreshed(text, results)
     assert once.startswith(f"before\n{mark}\n| case (steps) |")
     assert f"|\n\nafter\n| kept |\n{other}\n| case | plain" in once
     assert once.endswith("|\nend\n")
-    assert "| digits-vgg-20* | 77.00 ± 0.00 (5) | 78.00 ± 0.00 (5) | lr 0.01, sum 0.3 |" in once
+    assert (
+        "| digits-vgg-20* | 77.00 ± 0.00 (5) | 77.50 ± 0.00 (5) | lr 0.1, sum 0.3 "
+        "| 78.00 ± 0.00 (5) | lr 0.01, sum 0.3 |"
+    ) in once
     assert "| digits-vgg-20* (10) | 77.00 ± 0.00 (5) | lr 0.1, sum 0.3 |" in once
     assert study_report.refreshed(once, results) == once
     assert study_report.refreshed("no table", results) == "no table"

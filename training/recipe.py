@@ -335,7 +335,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 def keep_decay_sum(
-    old: Recipe, new: Recipe, *, old_images: int, new_images: int
+    old: Recipe, new: Recipe, *, old_images: int, new_images: int, decouple: bool = True
 ) -> tuple[Recipe, str | None]:
     """Rescales the decay of a changed recipe so that its weights still flip often enough.
 
@@ -348,6 +348,7 @@ def keep_decay_sum(
         old: the recipe before the change.
         new: the recipe after it.
         old_images, new_images: sizes of their training splits.
+        decouple: whether a decay may be decoupled that would swing weights through zero.
 
     # Returns
         `(recipe, notice)`: the recipe with `latent_decay` (and `base_point_decay`, where it is
@@ -386,8 +387,8 @@ def keep_decay_sum(
         scaled["base_point_decay"] = new.base_point_decay * factor
     steps = " and ".join(f"{k} {getattr(new, k):.4g} -> {v:.4g}" for k, v in scaled.items())
     swing = flip_rate.overshoot(new.learning_rate, scaled["latent_decay"], new.momentum)
-    coupled = new.optimizer == "sgd" and new.decay == "coupled" and "decay" not in changed
-    if coupled and swing > flip_rate.MOST_OVERSHOOT:
+    coupled = new.optimizer == "sgd" and new.decay == "coupled"
+    if decouple and coupled and swing > flip_rate.MOST_OVERSHOOT:
         scaled["decay"] = "decoupled"
         steps += ", decoupled from the gradient (else momentum would swing weights through zero)"
     kept = "value" if len(scaled) == 1 else "values"

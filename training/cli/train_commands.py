@@ -258,6 +258,7 @@ def _apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, l
         recipe,
         old_images=data.training_images(original.dataset) - original.hold_out,
         new_images=data.training_images(recipe.dataset) - recipe.hold_out,
+        decouple="decay" not in changes,
     )
     return recipe, [notice] if notice else []
 
