@@ -46,11 +46,9 @@ def find_quantizer(identifier: Any, given_as: str) -> Any:
             if name.islower() and isinstance(made, type) and issubclass(made, _BaseQuantizer)
         ]
         close = difflib.get_close_matches(str(identifier), aliases, n=3, cutoff=0.5)
-        closest = f" Closest: {', '.join(close)}." if close else ""
+        closest = f" Closest: {', '.join(close)}." if close else f" There are {', '.join(aliases)}."
         raise ValueError(
-            f"{given_as}={identifier!r}: there is no such quantizer.{closest} Pass None, an alias "
-            'such as "hyperbolic", "epc" or "ste_sign", a quantizer object, or a function that '
-            "makes one."
+            f"{given_as}={identifier!r}: there is no such quantizer.{closest}"
         ) from error
 
 

@@ -154,8 +154,8 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
     In short runs, whose decay must be high, that term and momentum make a spring: beyond
     \(\eta \lambda = (1 - \sqrt\mu)^2\) weights swing through zero, and every swing changes all
     signs of a layer at once (`hbnn_larq.flip_rate.overshoot`). With `decoupled=True` a step takes
-    the share \(\eta \lambda / (1 - \mu)\) off a weight instead, which is what the term comes to
-    in the long run: the same law, and nothing swings.
+    the share \(\eta \lambda / (1 - \mu)\) (all, at most) off a weight instead, which is what the
+    term comes to in the long run: the same law, and nothing swings.
 
     !!! example
         ```python
@@ -187,8 +187,8 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         **kwargs: Of `tf.keras.optimizers.SGD`: `clipnorm`, `use_ema` and so on.
 
     # Raises
-        ValueError: a decay below 0 or not finite, an unknown `step`, or `others` together with
-            arguments that would have no effect.
+        ValueError: a decay below 0 or not finite, an unknown `step`, a momentum of 1 with
+            `decoupled`, or `others` together with arguments that would have no effect.
         TypeError: a legacy optimizer as `others`.
 
     # References
@@ -224,11 +224,17 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             )
         if others is not None:
             others = _other(others, "MobiusSGD")
-        if others is not None and (momentum or nesterov or weight_decay or latent_decay):
+        idle = momentum or nesterov or weight_decay or latent_decay or decoupled
+        if others is not None and idle:
             raise ValueError(
                 "MobiusSGD(others=...): with another optimizer for everything but base points, "
-                "momentum, nesterov, weight_decay and latent_decay would have no effect; give "
-                "them to that optimizer, and base_point_decay here."
+                "momentum, nesterov, weight_decay, latent_decay and decoupled would have no "
+                "effect; give them to that optimizer, and base_point_decay here."
+            )
+        if decoupled and momentum >= 1:
+            raise ValueError(
+                f"MobiusSGD(momentum={momentum!r}, decoupled=True): a decay acts at learning_rate "
+                "/ (1 - momentum), so momentum must be below 1."
             )
         kwargs.setdefault("jit_compile", False)
         # HDF5 files key variables by name, and `others` has an iteration and a rate as well.
@@ -267,7 +273,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         return is_base_point(variable)
 
     def decay_of(self, variable: tf.Variable) -> float:
-        """The coefficient of the L2 term that `variable` gets."""
+        """The coefficient of the decay that `variable` gets."""
         latent = self._weight_decay if self._latent_decay is None else self._latent_decay
         if is_base_point(variable):
             return latent if self._base_point_decay is None else self._base_point_decay

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: 
         accuracies.plot(epochs, [row[key] for row in rows], f"{dot}-", color=color, label=label)
     _over_epochs(losses, accuracies)
     losses.set(ylabel="loss", yscale="log")
-    losses.legend(losses.lines[:2], ["training", "validation"][: 1 + validated])
+    losses.legend(losses.lines[: 1 + validated], ["training", "validation"][: 1 + validated])
     accuracies.set(ylabel=f"{what} accuracy (%)")
     accuracies.legend()
     return _write(figure, path)
@@ -117,7 +118,7 @@ def accuracies(
         mean = sum(group) / len(group)
         axes.plot([place - 0.25, place + 0.25], [mean, mean], color="black")
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.6, len(values) - 0.4))
-    crowded = sum(map(len, values)) > 12 * len(values)
+    crowded = any(len(a) + len(b) > 24 for a, b in pairwise(values))
     axes.set_xticks(range(len(values)), list(values), rotation=25 if crowded else 0,
                     ha="right" if crowded else "center")  # fmt: skip
     return _write(figure, path)

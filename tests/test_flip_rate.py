@@ -122,7 +122,9 @@ def test_overshoot_is_that_of_the_recurrence(momentum, times):
 def test_overshoot_at_the_ends():
     assert flip_rate.overshoot(0.1, 0.0, 0.9) == 0
     assert flip_rate.overshoot(0.5, 1.0) == 0  # no momentum: a step takes half of a weight
-    assert flip_rate.overshoot(1.5, 1.0) == 1 == flip_rate.overshoot(1.0, 4.0, 0.9)
+    assert flip_rate.overshoot(1.5, 1.0) == 0.5  # from 1 to 1 - 1.5
+    assert flip_rate.overshoot(1.0, 1.9, 0.5) == pytest.approx(0.9)
+    assert flip_rate.overshoot(1.0, 4.0, 0.9) == 3.0
     with pytest.raises(ValueError, match=r"overshoot\(momentum=1\)"):
         flip_rate.overshoot(0.1, 0.1, 1)
 

@@ -292,3 +292,7 @@ def test_unknown_step():
 def test_arguments_without_effect():
     with pytest.raises(ValueError, match="would have no effect"):
         MobiusSGD(momentum=0.9, others="adam")
+    with pytest.raises(ValueError, match="would have no effect"):
+        MobiusSGD(decoupled=True, others="adam")
+    with pytest.raises(ValueError, match=r"momentum=1.0, decoupled=True\): .* must be below 1"):
+        MobiusSGD(momentum=1.0, decoupled=True)

@@ -59,9 +59,11 @@ def test_learning_curves_show_both_losses(drawn):
         assert len(set(colors)) == 2 and colors == sorted(colors)
 
 
-def test_learning_curves_without_validation(drawn):
-    losses, accuracies = drawn(plots.learning_curves, {"run": history(validation=False)})
-    assert len(losses.lines) == 1 and names(losses) == ["training"]
+@pytest.mark.parametrize("runs", [["run"], ["run", "another", "third"]])
+def test_learning_curves_without_validation(drawn, runs):
+    rows = history(validation=False)
+    losses, accuracies = drawn(plots.learning_curves, {run: rows for run in runs})
+    assert len(losses.lines) == len(runs) and names(losses) == ["training"]
     assert list(accuracies.lines[0].get_ydata()) == [10, 20, 30]
     assert accuracies.get_ylabel() == "training accuracy (%)"
 
@@ -83,9 +85,18 @@ def test_a_net_that_turned_over_is_within_the_picture(drawn):
     assert initial.get_ylim()[1] > 87
 
 
-@pytest.mark.parametrize("long", [False, True])
-def test_names_of_methods_do_not_overlap(drawn, long):
-    names = [f"{'irnet:input_quantizer=' * long}{name}" for name in ("aaa", "bbb", "ccc", "ddd")]
+MIXED = ["irnet+hyperbolic_boundary", "recu+hyperbolic_boundary", "bnn", "dsq", "fda", "slb"]
+
+
+@pytest.mark.parametrize(
+    "names, long",
+    [
+        (["aaa", "bbb", "ccc", "ddd"], False),
+        ([f"irnet:input_quantizer={name}" for name in "abcd"], True),
+        (MIXED, True),
+    ],
+)
+def test_names_of_methods_do_not_overlap(drawn, names, long):
     (axes,) = drawn(plots.accuracies, {name: [90.0, 91.0] for name in names})
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
     assert [label.get_text() for label in axes.get_xticklabels()] == names

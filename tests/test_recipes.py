@@ -168,12 +168,28 @@ def test_a_decay_that_would_swing_weights_is_decoupled(epochs, decay):
     assert kept.decay == "coupled" and "decoupled" not in notice
 
 
+@pytest.mark.parametrize(
+    "changes, notice",
+    [
+        ({"epochs": 2, "learning_rate": 1.0}, "; latent_decay stays 0.03, as more than 2.0% of"),
+        ({"epochs": 4, "learning_rate": 1.0, "schedule": "constant"}, "; latent_decay 0.03 -> 0.0"),
+        ({"momentum": 0.99}, "; momentum changed"),
+    ],
+)
+def test_it_is_decoupled_whether_or_not_it_is_rescaled(changes, notice):
+    old = find("digits")
+    new, said = keep_decay_sum(old, old.changed(**changes), old_images=1077, new_images=1077)
+    assert new.decay == "decoupled" and notice in said
+    assert said.startswith("decay decoupled from the gradient (else momentum would swing weights")
+
+
 def test_a_decay_that_may_not_grow_is_said_to_stay():
     """Ten times the rate in a hundredth of the steps: already the old decay flips too many."""
     old = BASE.changed(latent_decay=0.02)
     new = old.changed(epochs=2, learning_rate=5.0)
     kept, notice = keep_decay_sum(old, new, old_images=50_000, new_images=50_000)
-    assert kept == new
+    assert kept == new.changed(decay="decoupled")
+    notice = notice.split("; ")[1]
     assert notice.startswith("latent_decay stays 0.02, as more than 2.0% of flips per step are nev")
     assert notice.endswith(" (epochs, learning_rate changed)")
 

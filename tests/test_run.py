@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,6 +81,28 @@ def test_flips_are_counted_in_every_epoch_however_short(tiny, tmp_path):
     assert rarely["flips"]["measured_per_step"] > 0
     for row, other in zip(rarely["history"], always["history"], strict=True):
         assert row["layers"] == other["layers"]
+
+
+def test_flips_are_counted_though_a_resumed_run_asks_for_fewer(tiny, tmp_path):
+    """Of the third epoch, steps 8 to 11, none is a multiple of seven."""
+
+    def stop(line):
+        if line.startswith("epoch 1/"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(run.Stopped):
+        run.fit(TINY, tmp_path, dataset=tiny, say=stop, flips_every=1)
+    first, step = run._Run.restore, []
+
+    def later(self):  # a stride beyond the epoch's end, which an older version may have had
+        first(self)
+        step.append(self.step)
+        self.flips_every = 7
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run._Run, "restore", later)
+        results = run.fit(TINY, tmp_path, dataset=tiny, say=silent)
+    assert step == [4] and [row["step"] for row in results["history"]] == [4, 8, 12]
 
 
 def test_results_hold_what_was_predicted_beside_what_was_measured(unbroken, tiny):
@@ -294,7 +317,7 @@ def test_counts_below_one_are_named(tmp_path, tiny, name):
 def test_the_time_left_leaves_out_the_compilation(tmp_path, tiny, monkeypatch):
     """One hour for the first step, ten seconds for each of the others."""
     now = [0.0]
-    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
     step = run.TrainStep.__call__
 
     def slow(self, images, labels):

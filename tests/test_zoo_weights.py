@@ -361,6 +361,13 @@ def test_a_rival_is_published_without_what_only_training_needs(run, tmp_path, im
         np.testing.assert_array_equal(model(images), trained(images))
 
 
+def test_latent_weights_do_not_go_without_the_clock_of_their_quantizer(files, tmp_path):
+    plain = shaken(zoo.VGGSmall(**PLAIN))
+    plain.save_weights(tmp_path / "plain.h5")
+    with pytest.raises(ValueError, match="has the variables"):
+        zoo.VGGSmall(**{**PLAIN, "kernel_quantizer": "irnet"}, weights=tmp_path / "plain.h5")
+
+
 def test_publishing_does_not_warn_of_starved_weights(run, tmp_path, caplog):
     publish(run, tmp_path / "mirror")
     assert "starved" not in caplog.text

@@ -169,6 +169,13 @@ class Recipe:
         """Whether the recipe trains binary weights at all."""
         return self.kernel_quantizer is not None
 
+    @property
+    def swings_weights(self) -> bool:
+        """Whether momentum and decay of latents make a spring (`flip_rate.overshoot`)."""
+        swing = flip_rate.overshoot(self.learning_rate, self.latent_decay, self.momentum)
+        coupled = self.optimizer == "sgd" and self.decay == "coupled" and self.flip_rate is None
+        return coupled and swing > flip_rate.MOST_OVERSHOOT
+
     def changed(self, **changes: Any) -> Recipe:
         """The recipe with some fields changed; a claim of its source does not survive that.
 
@@ -352,15 +359,28 @@ def keep_decay_sum(
 
     # Returns
         `(recipe, notice)`: the recipe with `latent_decay` (and `base_point_decay`, where it is
-        set) rescaled, and one line that says so, or that says why it was not; `(new, None)` where
-        nothing had to be done, because no field that matters changed, the change sets the decay
-        itself, or no latent weight decays.
+        set) rescaled and, where it has to be, with `decay="decoupled"`, and one line that says so,
+        or that says why it was not; `(new, None)` where nothing had to be done, because no field
+        that matters changed, the change sets the decay itself, or no latent weight decays.
     """
     changed = old.differences(new)
-    relevant = [name for name in _SCHEDULE_FIELDS if name in changed]
     decays = new.binary_weights and new.flip_rate is None and new.latent_decay > 0
+    relevant = [name for name in (*_SCHEDULE_FIELDS, "momentum") if name in changed]
     if not decays or "latent_decay" in changed or not relevant:
         return new, None
+    new, notice = _rescaled(old, new, old_images, new_images)
+    if decouple and new.swings_weights:
+        new = new.changed(decay="decoupled")
+        said = "decay decoupled from the gradient (else momentum would swing weights through zero)"
+        notice = f"{said}; {notice or ', '.join(relevant) + ' changed'}"
+    return new, notice
+
+
+def _rescaled(
+    old: Recipe, new: Recipe, old_images: int, new_images: int
+) -> tuple[Recipe, str | None]:
+    changed = old.differences(new)
+    relevant = [name for name in _SCHEDULE_FIELDS if name in changed]
     before, after = old.law_rates(old_images), new.law_rates(new_images)
     factor = float(before.sum() / after.sum())
     if math.isclose(factor, 1.0, rel_tol=1e-9):
@@ -386,11 +406,6 @@ def keep_decay_sum(
     if new.base_point_decay is not None and "base_point_decay" not in changed:
         scaled["base_point_decay"] = new.base_point_decay * factor
     steps = " and ".join(f"{k} {getattr(new, k):.4g} -> {v:.4g}" for k, v in scaled.items())
-    swing = flip_rate.overshoot(new.learning_rate, scaled["latent_decay"], new.momentum)
-    coupled = new.optimizer == "sgd" and new.decay == "coupled"
-    if decouple and coupled and swing > flip_rate.MOST_OVERSHOOT:
-        scaled["decay"] = "decoupled"
-        steps += ", decoupled from the gradient (else momentum would swing weights through zero)"
     kept = "value" if len(scaled) == 1 else "values"
     notice = f"{steps}, {aim} ({causes} changed); --keep-decay keeps the old {kept}"
     return new.changed(**scaled), notice

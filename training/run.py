@@ -130,6 +130,8 @@ def fit(
     dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     # Without this, threads may add the terms of a gradient in another order in each run.
     tf.config.experimental.enable_op_determinism()
+    if is_chief(strategy):
+        _check_writable(workdir)  # before time goes into building the network
     _check_claim(workdir, recipe)
     run = _Run(recipe, dataset, workdir, strategy, say, flips_every)
     if is_chief(strategy):
@@ -144,13 +146,13 @@ def fit(
                 f"stopped after step {run.step:,} of {run.steps:,}; state saved in {workdir}. Run "
                 "the same command again to go on."
             )
+        return run.finish()
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
         raise Stopped(
             f"lost contact with another worker after step {run.step:,} of {run.steps:,}. The last "
             f"checkpoint in {workdir} is good: start all workers again with the same command to "
             "go on."
         ) from None
-    return run.finish()
 
 
 def evaluate(
@@ -309,6 +311,8 @@ class _Run:
             if self.step % self.steps_per_epoch == 0:
                 begin_epoch(self.model, self.step // self.steps_per_epoch, self.recipe.epochs)
             count = self.step % self.flips_every == 0
+            if (self.step + 1) % self.steps_per_epoch == 0:
+                count |= not self.counted  # resumed with another `flips_every`
             if count and self.flips_every > 1:
                 before = self.counter.signs()
             result = self.train_step(images, labels)
@@ -572,18 +576,19 @@ class _Run:
             temporary.unlink(missing_ok=True)
 
 
+def _check_writable(workdir: Path) -> None:
+    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "Permission denied" if there.is_dir() else "Not a directory"
+        raise OSError(f"cannot write to {workdir} ({reason}). Use another --workdir")
+
+
 def _check_claim(workdir: Path, recipe: Recipe) -> None:
     """Raises where a folder holds a run of another recipe.
 
     A run that was stopped at an earlier epoch of the same schedule may go on: until there, both
     take the same steps. A recipe of which not one step was saved is in nobody's way.
-
-    Raises as well where nothing can be written, before time goes into building the network.
     """
-    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        reason = "Permission denied" if there.is_dir() else "Not a directory"
-        raise OSError(f"cannot write to {workdir} ({reason}). Use another --workdir")
     path = workdir / "recipe.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("*")):
         return

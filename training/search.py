@@ -360,7 +360,7 @@ def _claim(workdir: Path, recipe: Recipe, settings: dict[str, Any]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if path.exists():
         here, there = json.loads(mine), json.loads(path.read_text())
-        was = Recipe.from_json(json.dumps(there.pop("recipe")))
+        was = Recipe.from_json(json.dumps(there.pop("recipe", None)))
         here.pop("recipe")
         differences = {k: (there.get(k), v) for k, v in here.items() if there.get(k) != v}
         differences |= was.differences(recipe)

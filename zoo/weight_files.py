@@ -318,8 +318,12 @@ def _check_layer(
 
 
 def _is_left_out(name: str, variable: Any, values: dict[str, np.ndarray]) -> bool:
-    """What a quantizer only needs in training, such as its clock, is in no published file."""
-    return is_quantizer_state(variable) and name not in values
+    """What a quantizer only needs in training, such as its clock, is in no published file.
+
+    Of other files it is not left out: latent weights and clock belong together.
+    """
+    published = any(isinstance(value, _Signs) for value in values.values())
+    return published and is_quantizer_state(variable) and name not in values
 
 
 def _is_top_of(model: tf.keras.Model, name: str) -> bool:

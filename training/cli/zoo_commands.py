@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hbnn_larq.training.cli.commands import add_command
+from hbnn_larq.training.cli.commands import add_command, refuse_converted
 
 __all__ = ["register"]
 
@@ -136,6 +136,7 @@ def _model(name: str, changes: list[str]) -> Any:
         raise ValueError(f"--set changes a model of the zoo; {name} is a file and is as it is.")
     if (path / "model.keras").exists():
         path = path / "model.keras"
+    refuse_converted(str(path), "hbnn summary")
     return rebuilding.load(path, call=f"hbnn summary {name}")
 
 
