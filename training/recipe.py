@@ -371,8 +371,8 @@ def keep_decay_sum(
     new, notice = _rescaled(old, new, old_images, new_images)
     if decouple and new.swings_weights:
         new = new.changed(decay="decoupled")
-        said = "decay decoupled from the gradient (else momentum would swing weights through zero)"
-        notice = f"{said}; {notice or ', '.join(relevant) + ' changed'}"
+        said = "decoupled from the gradient, or momentum would swing weights through zero"
+        notice = f"{notice}; {said}" if notice else f"{said} ({', '.join(relevant)} changed)"
     return new, notice
 
 
