@@ -125,6 +125,7 @@ def test_a_decay_that_is_given_is_not_rescaled(capsys, tmp_path, tiny):
         "--set", "latent_decay=0.05",
     )  # fmt: skip
     assert code == 0 and "decay    latent_decay" not in out
+    assert "decay    momentum will swing weights through zero: add --set decay=decoupled" in out
 
 
 def test_train_as_it_stands_shows_the_claim_and_json_is_all_it_prints(capsys, tmp_path, tiny):

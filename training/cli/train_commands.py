@@ -277,6 +277,8 @@ def _describe(
     say(f"recipe   {original.name} ({original.source}){' with ' + changed if changed else ''}")
     for notice in notices:
         say(f"decay    {notice}")
+    if recipe.binary_weights and recipe.swings_weights:
+        say("decay    momentum will swing weights through zero: add --set decay=decoupled")
     if recipe.paper_top1 is not None:
         say(f"paper    {_percent(recipe.paper_top1)} top-1 claimed")
     elif original.paper_top1 is not None:
