@@ -183,6 +183,13 @@ def test_it_is_decoupled_whether_or_not_it_is_rescaled(changes, notice):
     assert "decoupled from the gradient, or momentum would swing weights through zero" in said
 
 
+def test_another_momentum_rescales_no_decay_of_adam():
+    """It counts in the law's rates of Adam, but the schedule is as it was."""
+    old = find("digits").changed(optimizer="adam")
+    new = old.changed(momentum=0.8)
+    assert keep_decay_sum(old, new, old_images=1077, new_images=1077) == (new, None)
+
+
 def test_a_decay_that_may_not_grow_is_said_to_stay():
     """Ten times the rate in a hundredth of the steps: already the old decay flips too many."""
     old = BASE.changed(latent_decay=0.02)

@@ -277,6 +277,11 @@ class Recipe:
         return FlipForecast(steps, mean, total, flip_rate.verdict(mean, total))
 
 
+def listed(differences: Mapping[str, tuple[Any, Any]]) -> str:
+    """Fields that differ between what a folder holds and what is asked for, for a message."""
+    return ", ".join(f"{k} {a!r} there, {b!r} here" for k, (a, b) in differences.items())
+
+
 @dataclass(frozen=True)
 class FlipForecast:
     """How many binary weights of a recipe are expected to flip.
@@ -365,14 +370,16 @@ def keep_decay_sum(
     """
     changed = old.differences(new)
     decays = new.binary_weights and new.flip_rate is None and new.latent_decay > 0
-    relevant = [name for name in (*_SCHEDULE_FIELDS, "momentum") if name in changed]
-    if not decays or "latent_decay" in changed or not relevant:
+    causes = [name for name in (*_SCHEDULE_FIELDS, "momentum") if name in changed]
+    if not decays or "latent_decay" in changed or not causes:
         return new, None
-    new, notice = _rescaled(old, new, old_images, new_images)
+    notice = None
+    if causes != ["momentum"]:  # which changes no schedule, and only what swings
+        new, notice = _rescaled(old, new, old_images, new_images)
     if decouple and new.swings_weights:
         new = new.changed(decay="decoupled")
         said = "decoupled from the gradient, or momentum would swing weights through zero"
-        notice = f"{notice}; {said}" if notice else f"{said} ({', '.join(relevant)} changed)"
+        notice = f"{notice}; {said}" if notice else f"{said} ({', '.join(causes)} changed)"
     return new, notice
 
 
@@ -380,7 +387,6 @@ def _rescaled(
     old: Recipe, new: Recipe, old_images: int, new_images: int
 ) -> tuple[Recipe, str | None]:
     changed = old.differences(new)
-    relevant = [name for name in _SCHEDULE_FIELDS if name in changed]
     before, after = old.law_rates(old_images), new.law_rates(new_images)
     factor = float(before.sum() / after.sum())
     if math.isclose(factor, 1.0, rel_tol=1e-9):
@@ -389,7 +395,7 @@ def _rescaled(
     most = max(flip_rate.TOO_MANY_ABOVE, had)
     ceiling = flip_rate.decay_for_flip_rate(most, after.tolist(), new.momentum)
     total = flip_rate.decay_sum(before.tolist(), old.latent_decay)
-    causes = ", ".join(relevant)
+    causes = ", ".join(name for name in _SCHEDULE_FIELDS if name in changed)
     aim = f"so that the sum of lr * decay stays {total:.3g}"
     if factor > 1 and new.latent_decay * factor > ceiling:
         factor = max(ceiling / new.latent_decay, 1.0)

@@ -45,7 +45,7 @@ from hbnn_larq.metrics import information_gain
 from hbnn_larq.rivals import begin_epoch
 from hbnn_larq.training import checkpoints, data
 from hbnn_larq.training.models import build_model, build_optimizer
-from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.recipe import Recipe, listed
 from hbnn_larq.training.scalars import write_scalars
 from hbnn_larq.training.steps import Evaluation, Evaluator, TrainStep
 from hbnn_larq.training.strategies import is_chief, make_strategy
@@ -198,7 +198,7 @@ class _Run:
         self.recipe, self.dataset, self.workdir, self.say = recipe, dataset, workdir, say
         self.strategy, self.writes = strategy, is_chief(strategy)
         self.steps_per_epoch = data.steps_per_epoch(dataset, recipe.batch_size)
-        self.flips_every = min(flips_every, self.steps_per_epoch)  # no epoch goes uncounted
+        self.flips_every = flips_every
         self.steps = (recipe.stop_epoch or recipe.epochs) * self.steps_per_epoch
         self.forecast = recipe.forecast(len(dataset.train))
 
@@ -312,7 +312,7 @@ class _Run:
                 begin_epoch(self.model, self.step // self.steps_per_epoch, self.recipe.epochs)
             count = self.step % self.flips_every == 0
             if (self.step + 1) % self.steps_per_epoch == 0:
-                count |= not self.counted  # resumed with another `flips_every`
+                count |= not self.counted  # no epoch goes without, however short
             if count and self.flips_every > 1:
                 before = self.counter.signs()
             result = self.train_step(images, labels)
@@ -595,10 +595,9 @@ def _check_claim(workdir: Path, recipe: Recipe) -> None:
     theirs = Recipe.from_json(path.read_text())
     differences = theirs.differences(recipe)
     if differences and not _goes_further(recipe, theirs):
-        listed = ", ".join(f"{k} {a!r} there, {b!r} here" for k, (a, b) in differences.items())
         raise ValueError(
-            f"{workdir} holds a run of another recipe ({listed}). Use another --workdir, or "
-            "remove that one."
+            f"{workdir} holds a run of another recipe ({listed(differences)}). Use another "
+            "--workdir, or remove that one."
         )
 
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from hbnn_larq.callbacks import binary_kernels
 from hbnn_larq.training import checkpoints, data, run
-from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.recipe import Recipe, listed
 from hbnn_larq.training.repeats import repeat, spread
 from hbnn_larq.training.search_report import conclude
 
@@ -359,14 +359,14 @@ def _claim(workdir: Path, recipe: Recipe, settings: dict[str, Any]) -> None:
     path = workdir / "settings.json"
     workdir.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        here, there = json.loads(mine), json.loads(path.read_text())
+        there = json.loads(path.read_text())
         was = Recipe.from_json(json.dumps(there.pop("recipe", None)))
-        here.pop("recipe")
+        here = json.loads(json.dumps(settings))
         differences = {k: (there.get(k), v) for k, v in here.items() if there.get(k) != v}
         differences |= was.differences(recipe)
         if differences:
-            listed = ", ".join(f"{k} {a!r} there, {b!r} here" for k, (a, b) in differences.items())
             raise ValueError(
-                f"{workdir} holds a search with other settings ({listed}). Use another --workdir."
+                f"{workdir} holds a search with other settings ({listed(differences)}). Use "
+                "another --workdir."
             )
     checkpoints.atomic_write(path, lambda file: file.write(mine.encode()))

@@ -76,7 +76,7 @@ def save_weights(
                         "model.save(...) instead."
                     )
                 entries[f"{layer.name}/{BITS}"] = np.packbits(signs[layer.name].ravel() > 0)
-            elif not (is_base_point(variable) or is_quantizer_state(variable)):
+            elif not is_quantizer_state(variable):  # base points among them
                 entries[f"{layer.name}/{name}"] = variable.numpy()
     archive = io.BytesIO()  # on a full disk `np.savez` leaves a file open
     np.savez(archive, **entries)
