@@ -67,6 +67,20 @@ def _check_decays(call: str, **decays: float | None) -> None:
             raise ValueError(f"{call}({key}={value!r}): a decay is a number of at least 0.")
 
 
+def _check_threshold_rate(call: str, rate: float) -> None:
+    if not 0 < rate < float("inf"):
+        raise ValueError(
+            f"{call}(threshold_rate={rate!r}): a finite number above 0; 1 lets thresholds learn at "
+            "learning_rate itself."
+        )
+
+
+def _is_threshold(variable: tf.Variable) -> bool:
+    """Whether a variable is a bias, or a scale or shift of normalization: in binary networks what
+    is compared with 0, and what everything has to pass that a sign is taken of."""
+    return variable.shape.rank <= 1
+
+
 def _other(others: Any, call: str) -> Any:
     """The optimizer that `others` means, in Keras's present interface."""
     found = tf.keras.optimizers.get(others)
@@ -157,6 +171,10 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
     the share \(\eta \lambda / (1 - \mu)\) (all, at most) off a weight instead, which is what the
     term comes to in the long run: the same law, and nothing swings.
 
+    A binary activation is the sign of a normalized sum plus a shift, so shifts are thresholds, in
+    units of a standard deviation whatever the width of the layer. Where steps are few they
+    should learn faster than kernels do: see `threshold_rate`.
+
     !!! example
         ```python
         model.compile(
@@ -178,6 +196,8 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         decay_all: Also decay biases and the scales and shifts of normalization.
         decoupled: Takes decay off the weights, not into gradient and momentum; base points, which
             have no momentum, see no difference.
+        threshold_rate: Times `learning_rate`, the rate of biases and of the scales and shifts of
+            normalization (rank 1).
         step: How a gradient outside the ball, where Eq. 17 is undefined, is read: `"exp0"`,
             `"literal"` or `"riemannian"`, see `hbnn_larq.poincare.mobius_step`.
         others: An optimizer for everything but base points, such as
@@ -187,8 +207,9 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         **kwargs: Of `tf.keras.optimizers.SGD`: `clipnorm`, `use_ema` and so on.
 
     # Raises
-        ValueError: a decay below 0 or not finite, an unknown `step`, a momentum of 1 with
-            `decoupled`, or `others` together with arguments that would have no effect.
+        ValueError: a decay below 0 or not finite, a `threshold_rate` not above 0, an unknown
+            `step`, a momentum of 1 with `decoupled`, or `others` together with arguments that
+            would have no effect.
         TypeError: a legacy optimizer as `others`.
 
     # References
@@ -207,6 +228,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         base_point_decay=None,
         decay_all=False,
         decoupled=False,
+        threshold_rate=1.0,
         step="exp0",
         others=None,
         name="MobiusSGD",
@@ -218,18 +240,21 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             latent_decay=latent_decay,
             base_point_decay=base_point_decay,
         )
+        _check_threshold_rate("MobiusSGD", threshold_rate)
         if step not in poincare.STEP_RULES:
             raise ValueError(
                 f"MobiusSGD(step={step!r}): the rules are {', '.join(poincare.STEP_RULES)}."
             )
         if others is not None:
             others = _other(others, "MobiusSGD")
-        idle = momentum or nesterov or weight_decay or latent_decay or decoupled
+        idle = (
+            momentum or nesterov or weight_decay or latent_decay or decoupled or threshold_rate != 1
+        )
         if others is not None and idle:
             raise ValueError(
                 "MobiusSGD(others=...): with another optimizer for everything but base points, "
-                "momentum, nesterov, weight_decay, latent_decay and decoupled would have no "
-                "effect; give them to that optimizer, and base_point_decay here."
+                "momentum, nesterov, weight_decay, latent_decay, decoupled and threshold_rate "
+                "would have no effect; give them to that optimizer, and base_point_decay here."
             )
         if decoupled and momentum >= 1:
             raise ValueError(
@@ -245,6 +270,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         self._base_point_decay = base_point_decay
         self.decay_all = decay_all
         self.decoupled = decoupled
+        self.threshold_rate = threshold_rate
         self.step = step
         self.others = others
 
@@ -279,18 +305,21 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             return latent if self._base_point_decay is None else self._base_point_decay
         if is_latent(variable):
             return latent
-        return self._weight_decay if self.decay_all or variable.shape.rank > 1 else 0.0
+        return self._weight_decay if self.decay_all or not _is_threshold(variable) else 0.0
 
     def update_step(self, gradient, variable):
         """Möbius step for a base point, SGD for any other variable."""
         index = self._index_dict[self._var_key(variable)]
         ball, decay = self._balls[index], self._decays[index]
         if ball is None:
+            faster = self.threshold_rate if _is_threshold(variable) else 1.0
             if decay and self.decoupled:
-                rate = tf.cast(self.learning_rate, variable.dtype)
+                rate = faster * tf.cast(self.learning_rate, variable.dtype)
                 variable.assign_sub(tf.minimum(rate * decay / (1 - self.momentum), 1.0) * variable)
             elif decay:
                 gradient = tf.convert_to_tensor(gradient) + decay * tf.convert_to_tensor(variable)
+            if faster != 1:
+                gradient = faster * tf.convert_to_tensor(gradient)
             return super().update_step(gradient, variable)
         # A point must stay one whatever the loss does; the rest of the model shows the NaN.
         gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
@@ -314,6 +343,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             "base_point_decay": self._base_point_decay,
             "decay_all": self.decay_all,
             "decoupled": self.decoupled,
+            "threshold_rate": self.threshold_rate,
             "step": self.step,
             "others": others,
         }
@@ -342,11 +372,14 @@ class GroupedAdam(tf.keras.optimizers.Adam):
         latent_decay: Coefficient for the latent weights of 1-bit layers; `None` takes
             `weight_decay`.
         decay_all: Also decay biases and the scales and shifts of normalization.
+        threshold_rate: Times `learning_rate`, the rate of biases and of the scales and shifts of
+            normalization (rank 1), which are the thresholds of binary activations. Short runs
+            gain from 10.
         name: Name of the optimizer.
         **kwargs: Of `tf.keras.optimizers.Adam`: `beta_2`, `epsilon`, `clipnorm` and so on.
 
     # Raises
-        ValueError: a decay below 0 or not finite.
+        ValueError: a decay below 0 or not finite, or a `threshold_rate` not above 0.
 
     # References
         - [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101)
@@ -361,24 +394,36 @@ class GroupedAdam(tf.keras.optimizers.Adam):
         weight_decay=0.0,
         latent_decay=None,
         decay_all=False,
+        threshold_rate=1.0,
         name="GroupedAdam",
         **kwargs,
     ):
         _check_decays("GroupedAdam", weight_decay=weight_decay, latent_decay=latent_decay)
+        _check_threshold_rate("GroupedAdam", threshold_rate)
         super().__init__(learning_rate, beta_1, weight_decay=weight_decay, name=name, **kwargs)
         self._weight_decay = weight_decay
         self._latent_decay = latent_decay
         self.decay_all = decay_all
+        self.threshold_rate = threshold_rate
 
     def decay_of(self, variable: tf.Variable) -> float:
         """The coefficient of the decay that `variable` gets."""
         if is_latent(variable):
             return self._weight_decay if self._latent_decay is None else self._latent_decay
-        return self._weight_decay if self.decay_all or variable.shape.rank > 1 else 0.0
+        return self._weight_decay if self.decay_all or not _is_threshold(variable) else 0.0
+
+    def update_step(self, gradient, variable):
+        """Adam's step, `threshold_rate` times as long for a threshold."""
+        if not _is_threshold(variable) or self.threshold_rate == 1:
+            return super().update_step(gradient, variable)
+        before = tf.identity(variable)
+        super().update_step(gradient, variable)
+        variable.assign(before + self.threshold_rate * (variable - before))
 
     def _apply_weight_decay(self, variables):
         for variable in variables:
-            self.weight_decay = self.decay_of(variable)
+            rate = self.threshold_rate if _is_threshold(variable) else 1.0
+            self.weight_decay = rate * self.decay_of(variable)
             if self.weight_decay:
                 super()._apply_weight_decay([variable])
 
@@ -388,6 +433,7 @@ class GroupedAdam(tf.keras.optimizers.Adam):
             "weight_decay": self._weight_decay,
             "latent_decay": self._latent_decay,
             "decay_all": self.decay_all,
+            "threshold_rate": self.threshold_rate,
         }
 
 

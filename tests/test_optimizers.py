@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from hbnn_larq import flip_rate, poincare
-from hbnn_larq.optimizers import MobiusSGD, is_base_point, is_latent
+from hbnn_larq.optimizers import GroupedAdam, MobiusSGD, is_base_point, is_latent
 
 R = 0.5
 
@@ -136,6 +136,65 @@ def test_decoupled_decay_is_kept_with_the_optimizer():
     assert MobiusSGD.from_config(config).decoupled is True
     del config["decoupled"]  # of a file from before
     assert MobiusSGD.from_config(config).decoupled is False
+
+
+def with_thresholds(make, rng, **options):
+    """Weights of a net with a kernel, a bias, a scale and a shift after seven steps."""
+    tf.keras.utils.set_random_seed(0)
+    model = tf.keras.Sequential(
+        [
+            tf.keras.layers.Dense(3, bias_initializer="ones", input_shape=(4,)),
+            tf.keras.layers.BatchNormalization(beta_initializer="ones"),
+        ]
+    )
+    optimizer = make(**options)
+    for _ in range(7):
+        gradients = [tf.constant(rng.normal(size=v.shape), tf.float32) for v in model.variables[:4]]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    return [v.numpy() for v in model.trainable_variables]
+
+
+@pytest.mark.parametrize(
+    "make, options",
+    [
+        (MobiusSGD, {}),
+        (MobiusSGD, {"weight_decay": 0.3, "decay_all": True}),
+        (MobiusSGD, {"weight_decay": 0.3, "decay_all": True, "decoupled": True, "momentum": 0.9}),
+        (MobiusSGD, {"momentum": 0.9, "nesterov": True}),
+        (GroupedAdam, {"weight_decay": 0.3}),
+        (GroupedAdam, {"weight_decay": 0.3, "decay_all": True}),
+        (GroupedAdam, {"amsgrad": True}),
+    ],
+)
+def test_thresholds_learn_at_a_rate_of_their_own(make, options):
+    """As if they alone had an optimizer whose learning rate is that many times as high."""
+
+    def train(learning_rate, **more):
+        return with_thresholds(
+            make, np.random.default_rng(0), learning_rate=learning_rate, **options, **more
+        )
+
+    slow, fast, both = train(0.01), train(0.05), train(0.01, threshold_rate=5.0)
+    np.testing.assert_array_equal(both[0], slow[0])  # the kernel
+    for thresholds in zip(both[1:], fast[1:], strict=True):
+        np.testing.assert_allclose(*thresholds, rtol=2e-5, atol=1e-6)
+    for thresholds in zip(train(0.01, threshold_rate=1.0), slow, strict=True):
+        np.testing.assert_array_equal(*thresholds)
+
+
+@pytest.mark.parametrize("make", [MobiusSGD, GroupedAdam])
+def test_the_rate_of_thresholds_is_kept_with_the_optimizer(make):
+    config = make(threshold_rate=10).get_config()
+    assert make.from_config(config).threshold_rate == 10
+    del config["threshold_rate"]  # of a file from before
+    assert make.from_config(config).threshold_rate == 1
+
+
+@pytest.mark.parametrize("make", [MobiusSGD, GroupedAdam])
+@pytest.mark.parametrize("rate", [0, -1.0, float("inf"), float("nan")])
+def test_rates_of_thresholds_that_are_none(make, rate):
+    with pytest.raises(ValueError, match=rf"{make.__name__}\(threshold_rate=.*\): a finite number"):
+        make(threshold_rate=rate)
 
 
 def test_decays_left_out():
@@ -294,5 +353,7 @@ def test_arguments_without_effect():
         MobiusSGD(momentum=0.9, others="adam")
     with pytest.raises(ValueError, match="would have no effect"):
         MobiusSGD(decoupled=True, others="adam")
+    with pytest.raises(ValueError, match="threshold_rate would have no effect"):
+        MobiusSGD(threshold_rate=10.0, others="adam")
     with pytest.raises(ValueError, match=r"momentum=1.0, decoupled=True\): .* must be below 1"):
         MobiusSGD(momentum=1.0, decoupled=True)

@@ -90,20 +90,21 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         the latents where it has a `flip_rate`; under loss scaling for "mixed_float16".
     """
     schedule = recipe.schedule_for(training_images)
-    decays: dict[str, Any] = {
+    options: dict[str, Any] = {
         "weight_decay": recipe.weight_decay,
         "latent_decay": recipe.latent_decay,
         "decay_all": recipe.decay_all,
+        "threshold_rate": recipe.threshold_rate,
     }
     of_base_points = {"step": recipe.base_point_step, "base_point_decay": recipe.base_point_decay}
     optimizer: tf.keras.optimizers.Optimizer
     if recipe.optimizer == "sgd":
-        decays["decoupled"] = recipe.decay == "decoupled"
-        optimizer = optimizers.MobiusSGD(schedule, recipe.momentum, **decays, **of_base_points)
+        options["decoupled"] = recipe.decay == "decoupled"
+        optimizer = optimizers.MobiusSGD(schedule, recipe.momentum, **options, **of_base_points)
     else:
         if recipe.base_point_decay is None:
             of_base_points["base_point_decay"] = recipe.latent_decay
-        adam = optimizers.GroupedAdam(schedule, recipe.momentum, **decays)
+        adam = optimizers.GroupedAdam(schedule, recipe.momentum, **options)
         optimizer = optimizers.MobiusSGD(schedule, others=adam, **of_base_points)
     if recipe.flip_rate is not None and recipe.binary_weights:
         optimizer = optimizers.GeodesicSGD(
