@@ -243,7 +243,7 @@ def test_the_table_of_the_evidence_is_replaced_and_nothing_else(study, tmp_path)
     finish(study, results, "adam", better=study.grid_of(study.PLAIN_ADAM)[9], test=78.0)
     best = study.grid_of(study.PLAIN_DECOUPLED)[9]
     finish(study, results, "decoupled", better=best, test=77.5)
-    mark, other = study_report.TABLES
+    mark, other, _ = study_report.TABLES
     text = f"before\n{mark}\n| old |\n|---|\n\nafter\n| kept |\n{other}\n\nend\n"
     once = study_report.refreshed(text, results)
     assert once.startswith(f"before\n{mark}\n| case (steps) |")
@@ -256,6 +256,33 @@ def test_the_table_of_the_evidence_is_replaced_and_nothing_else(study, tmp_path)
     assert "| digits-vgg-20* (10) | 77.00 ± 0.00 (5) | lr 0.1, sum 0.3 |" in once
     assert study_report.refreshed(once, results) == once
     assert study_report.refreshed("no table", results) == "no table"
+
+
+def test_fast_thresholds_are_shown_beside_each_tuned_sign(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    case = "digits-vgg-5"
+    finish(study, results, "lead", case=case, better=study.GRID[9], test=70.0)
+    finish(study, results, "thresholds", case=case, test=79.0)
+    (head, _, row) = study_report.TABLES["<!-- thresholds -->"](results).splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [case, "-", "79.00 ± 0.00 (5)", *["-"] * 7, *["+9.00 [+9.00, +9.00]"] * 2]
+    for part, method, test in (
+        ("adam", study.PLAIN_ADAM, 75.0),
+        ("adam_thresholds", study.PLAIN_ADAM_THRESHOLDS, 78.0),
+        ("decoupled", study.PLAIN_DECOUPLED, 71.0),
+        ("decoupled_thresholds", study.PLAIN_DECOUPLED_THRESHOLDS, 73.0),
+    ):
+        better = study.grid_of(method)[9]
+        finish(study, results, part, case=case, better=better, test=test)
+        for seed in study.CHOOSING:  # the best by validation is the last one here
+            results.lines[case, better, seed]["validation"] = test + 20.0
+    (head, _, row) = study_report.TABLES["<!-- thresholds -->"](results).splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert len(cells) == len(head.strip("|").split("|"))
+    shown = [float(cell.split()[0]) for cell in cells[1:]]
+    assert shown == [75.0, 79.0, 4.0, 75.0, 78.0, 3.0, 71.0, 73.0, 2.0, 4.0, 1.0]
 
 
 def test_published_results_are_whole(study):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from hbnn_larq.edge import metadata, placement
 from hbnn_larq.edge.agreement import Agreement, compare
 from hbnn_larq.edge.conversion import fold_for_conversion
-from hbnn_larq.edge.flatbuffer import BINARY_CONV, TFLiteFile
+from hbnn_larq.edge.flatbuffer import BINARY_CONV, Op, TFLiteFile
 from hbnn_larq.edge.placement import Kernel
 from hbnn_larq.edge.running import read_tflite
 
@@ -160,11 +160,22 @@ def report(
         agreement = compare(folded, content, images, binary, call=call)
     rewrites = metadata.read(content).rewrites
     skipped = {change["layer"]: change["change"] for change in rewrites if change.get("skipped")}
+    stray = _stray_ops(file, kernels)
+    one_bit = [kernel for kernel in kernels if kernel.one_bit]
+    other_weights = bool(stray and one_bit) and not any(kernel.ops for kernel in one_bit)
     layers = tuple(
-        _layer_report(kernel, file, agreement, skipped.get(kernel.layer.name)) for kernel in kernels
+        _layer_report(kernel, file, agreement, skipped.get(kernel.layer.name), other_weights)
+        for kernel in kernels
     )
-    faults = [fault for layer in layers for fault in _faults(layer)]
-    faults += _stray_ops(file, kernels)
+    if other_weights:
+        faults = [_of_other_weights(len(one_bit), len(stray))]
+    else:
+        faults = [fault for layer in layers for fault in _faults(layer)]
+        if stray:
+            faults.append(
+                f"the file has {len(stray)} binary convolution{'s' * (len(stray) > 1)} whose "
+                "weights are in no layer of the model; was it converted from other weights?"
+            )
     if agreement is None:
         faults.append("no images were given, so the file was not compared with Keras")
     else:
@@ -188,7 +199,11 @@ def report(
 
 
 def _layer_report(
-    kernel: Kernel, file: TFLiteFile, agreement: Agreement | None, skipped: str | None
+    kernel: Kernel,
+    file: TFLiteFile,
+    agreement: Agreement | None,
+    skipped: str | None,
+    other_weights: bool,
 ) -> LayerReport:
     ops = kernel.ops
     is_binary = bool(ops) and all(op.name == BINARY_CONV for op in ops)
@@ -197,7 +212,9 @@ def _layer_report(
         has_signs = getattr(kernel.layer, "input_quantizer", None) is not None or is_binary
         asked = "1-bit" if has_signs else "1-bit weights"
     reason, fix = "", ""
-    if kernel.one_bit and not is_binary:
+    if other_weights and kernel.one_bit:
+        reason, fix = "the file holds other weights", "convert this model"
+    elif kernel.one_bit and not is_binary:
         reason, fix = placement.why_float(kernel, file)
         if skipped is not None:
             reason += f", and as a rewritten one it is {skipped}"
@@ -250,13 +267,18 @@ def _faults(layer: LayerReport) -> list[str]:
     return faults
 
 
-def _stray_ops(file: TFLiteFile, kernels: list[Kernel]) -> list[str]:
+def _stray_ops(file: TFLiteFile, kernels: list[Kernel]) -> list[Op]:
+    """Binary convolutions whose weights are in no layer of the model."""
     known = {op.index for kernel in kernels for op in kernel.ops}
-    stray = [op for op in file.ops if op.name == BINARY_CONV and op.index not in known]
-    return [
-        f"the file has {len(stray)} binary convolutions whose weights are in no layer of the "
-        "model; was it converted from other weights?"
-    ] * bool(stray)
+    return [op for op in file.ops if op.name == BINARY_CONV and op.index not in known]
+
+
+def _of_other_weights(kernels: int, convolutions: int) -> str:
+    return (
+        f"not one of the model's {kernels} 1-bit kernels is among the {convolutions} binary "
+        "convolutions of the file: it was converted from another model, or from other weights. "
+        "Fix: convert this model, or report with the model that the file was made from."
+    )
 
 
 def _plain(value: Any) -> Any:
