@@ -38,6 +38,7 @@ OUTSIDE = 0.5  # share of latents beyond the clip, where a clipped gradient is 0
 ONE_SIDED = 0.995
 A_FEW = 5  # flips; where so many are due, none at all comes once in 150 times
 ASKED_FROM, ASKED_TO = 0.001, 0.05  # highest share of flips per step that a GeodesicSGD asks for
+LEAST_REACH = 1.0  # standard deviations that a threshold should be able to move in a run
 _GRADIENT_WINDOW = 1.0
 _PASS = (
     tf.keras.layers.Activation,
@@ -91,9 +92,9 @@ def examine(
         model: any built Keras model, before or after training.
         optimizer: its optimizer, for the checks on decay, on the flips that a `GeodesicSGD` asks
             for, and after training on schedules that never moved.
-        learning_rates: one value per training step, for the prediction of flips; needs a
-            `MobiusSGD` as optimizer. See `hbnn_larq.flip_rate`. Of a `GeodesicSGD` only the
-            number of steps is used.
+        learning_rates: one value per training step, of a `MobiusSGD` or Adam, alone or as the
+            `others` of a `GeodesicSGD`: for the prediction of flips (`hbnn_larq.flip_rate`) and
+            of how far Adam can move thresholds.
         images: a batch of inputs, to see the activations before each sign.
 
     # Returns
@@ -118,6 +119,8 @@ def examine(
         if isinstance(inner, GeodesicSGD) and latents:
             findings += _asked_flips(inner, None if learning_rates is None else len(learning_rates))
         moving = getattr(inner, "others", None) or inner  # what moves latents, if not by angles
+        if learning_rates is not None and latents:
+            findings += _slow_thresholds(inner, learning_rates)
         if learning_rates is not None and latents and not isinstance(inner, GeodesicSGD):
             if isinstance(moving, MobiusSGD):
                 decay, momentum = moving.decay_of(latents[0]), float(moving.momentum)
@@ -180,6 +183,24 @@ def _swinging(learning_rate: float, decay: float, momentum: float) -> Iterator[F
             f"weights {swing:.0%} beyond zero, which changes all signs of a layer at once",
             "Decouple the decay: MobiusSGD(decoupled=True), in a recipe --set decay=decoupled. Or "
             f"lower latent_decay to {most:.2g}, and train longer.",
+        )
+
+
+def _slow_thresholds(optimizer: Any, learning_rates: Sequence[float]) -> Iterator[Finding]:
+    while getattr(optimizer, "others", None) is not None:
+        optimizer = optimizer.others
+    if not isinstance(optimizer, tf.keras.optimizers.Adam):
+        return
+    reach = getattr(optimizer, "threshold_rate", 1.0) * sum(learning_rates)
+    if reach < LEAST_REACH:
+        yield Finding(
+            "slow-thresholds",
+            "schedule",
+            f"Adam moves no number by more than its rate in a step, so in these "
+            f"{len(learning_rates)} the shifts of batch normalization, the thresholds of binary "
+            f"activations, come {reach:.2g} standard deviations far at most",
+            "Let them learn faster: GroupedAdam(threshold_rate=10), in a recipe --set "
+            "threshold_rate=10.",
         )
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import hbnn_larq
 from hbnn_larq import doctor, zoo
-from hbnn_larq.optimizers import GeodesicSGD, MobiusSGD
+from hbnn_larq.optimizers import GeodesicSGD, GroupedAdam, MobiusSGD
 
 SETTINGS = {"padding": "same", "pad_values": 1.0, "use_bias": False}
 
@@ -296,6 +296,33 @@ def test_a_decay_that_swings_weights_is_foreseen_and_both_ways_out_mend_it():
     assert found(latent_decay=0.09, decoupled=True) == []
     lower = float(finding.fix.split("lower latent_decay to ")[1].split(",")[0])
     assert "decay-swings-weights" not in [f.code for f in found(latent_decay=lower)]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_thresholds_that_adam_cannot_move_far_are_named_and_a_factor_mends_it(asked):
+    def found(steps, **rate):
+        optimizer = GroupedAdam(0.003, latent_decay=20.0, **rate)
+        if asked:
+            optimizer = GeodesicSGD(0.01, others=MobiusSGD(0.003, others=optimizer))
+        rates = cosine(0.003, steps)
+        findings = doctor.examine(net(conv()), optimizer=optimizer, learning_rates=rates)
+        return [finding for finding in findings if finding.code == "slow-thresholds"]
+
+    (finding,) = found(300)
+    assert "in these 300 the shifts" in finding.message
+    assert "0.45 standard deviations far at most" in finding.message
+    factor = float(finding.fix.split("threshold_rate=")[1].split(")")[0])
+    assert found(300, threshold_rate=factor) == []
+    assert found(1200, threshold_rate=1.0) == []
+
+
+def test_no_threshold_can_move_further_than_that():
+    """The bound of the finding, against gradients that always point the same way."""
+    shift = tf.Variable(tf.zeros(4))
+    optimizer = GroupedAdam(0.003, threshold_rate=10.0)
+    for _ in range(50):
+        optimizer.apply_gradients([(tf.constant([1e-3, 1.0, -20.0, 1e6]), shift)])
+    np.testing.assert_allclose(np.abs(shift), 50 * 0.03, rtol=1e-3)
 
 
 def test_the_schedule_is_examined_with_the_optimizer():
