@@ -158,6 +158,13 @@ THRESHOLD_VARIANTS = (
     f"{GEODESIC_MOMENTUM}:threshold_rate=10",
 )
 GEODESIC_THRESHOLDS = f"{GEODESIC_ADAM}:threshold_rate=10"
+# What is still in the way on ResNet18 in 300 steps: tried afterwards, and chooses nothing.
+THRESHOLDS_ON = (
+    GEODESIC_THRESHOLDS,
+    f"{GEODESIC_THRESHOLDS}:momentum=0.7",
+    f"{GEODESIC_THRESHOLDS}:momentum=0.95",
+    "ste_sign:flip_rate=0.01:optimizer=adam:learning_rate=0.01:threshold_rate=6",
+)
 # The same help for plain sign, tuned with it; Adam's best rates are higher, so its factor is lower.
 PLAIN_ADAM_THRESHOLDS = f"{PLAIN_ADAM}:threshold_rate=3"
 PLAIN_DECOUPLED_THRESHOLDS = f"{PLAIN_DECOUPLED}:threshold_rate=10"
@@ -385,6 +392,7 @@ PARTS = {
     "decoupled": decoupled,
     "threshold_variants": trying(THRESHOLD_VARIANTS),
     "thresholds": thresholds,
+    "thresholds_on": trying(THRESHOLDS_ON),
     "adam_thresholds": adam_thresholds,
     "decoupled_thresholds": decoupled_thresholds,
     "float": float_twin,
@@ -429,6 +437,7 @@ PLAN = [
     ("adam_thresholds", "digits-vgg-5"),
     ("adam_thresholds", "textures-bireal18-5"),
     ("adam_thresholds", "textures-resnet18-5"),
+    ("thresholds_on", "textures-resnet18-5"),
     ("adam", "textures-vgg-20"),
     ("decoupled_thresholds", "textures-vgg-5"),
     ("decoupled_thresholds", "digits-vgg-5"),

@@ -31,6 +31,7 @@ from study import (
     PLAN,
     SEEDS,
     THRESHOLD_VARIANTS,
+    THRESHOLDS_ON,
     VARIANTS,
     Results,
     grid_of,
@@ -100,7 +101,10 @@ def write(results: Results, folder: Path) -> list[Path]:
     if costs.exists():
         sections.append(_cost_table(json.loads(costs.read_text())))
     for case in CASES:
-        if any((case, words, CHOOSING[0]) in results.lines for words in (*VARIANTS, *MORE)):
+        if any(
+            (case, words, CHOOSING[0]) in results.lines
+            for words in (*VARIANTS, *MORE, *THRESHOLDS_ON)
+        ):
             sections.append(_development_table(results, case))
     page = folder / "study.md"
     page.write_text("\n".join(sections))
@@ -450,7 +454,9 @@ def _development_table(results: Results, case: str) -> str:
         "| setting | validation (seeds) | validation loss | flips asked, seen (%) |",
         "|---|---|---|---|",
     ]
-    for words in dict.fromkeys((*VARIANTS, *ADAM_VARIANTS, *THRESHOLD_VARIANTS, *ON_TOP, *MORE)):
+    for words in dict.fromkeys(
+        (*VARIANTS, *ADAM_VARIANTS, *THRESHOLD_VARIANTS, *ON_TOP, *MORE, *THRESHOLDS_ON)
+    ):
         values = results.values(case, words, CHOOSING, "validation")
         if not values:
             continue

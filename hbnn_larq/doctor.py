@@ -38,7 +38,7 @@ OUTSIDE = 0.5  # share of latents beyond the clip, where a clipped gradient is 0
 ONE_SIDED = 0.995
 A_FEW = 5  # flips; where so many are due, none at all comes once in 150 times
 ASKED_FROM, ASKED_TO = 0.001, 0.05  # highest share of flips per step that a GeodesicSGD asks for
-LEAST_REACH = 1.0  # standard deviations that a threshold should be able to move in a run
+LEAST_REACH = 2.0  # standard deviations that a threshold should be able to move in a run
 _GRADIENT_WINDOW = 1.0
 _PASS = (
     tf.keras.layers.Activation,

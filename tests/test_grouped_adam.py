@@ -75,7 +75,8 @@ def test_two_devices_decay_as_one(on_two_devices):
                     tf.keras.layers.Dense(3),
                 ])
                 model.compile(
-                    hbnn_larq.optimizers.GroupedAdam(0.01, weight_decay=0.5, latent_decay=5.0),
+                    hbnn_larq.optimizers.GroupedAdam(
+                        0.01, weight_decay=0.5, latent_decay=5.0, threshold_rate=5.0),
                     "mse")
             rng = np.random.default_rng(0)
             x, y = rng.normal(size=(32, 5)), rng.normal(size=(32, 3))
@@ -101,7 +102,9 @@ def test_saved_with_the_model_and_goes_on(suffix, tmp_path, rng):
         m.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
 
     model = network()
-    adam = GroupedAdam(0.01, 0.8, weight_decay=0.1, latent_decay=0.5, decay_all=True)
+    adam = GroupedAdam(
+        0.01, 0.8, weight_decay=0.1, latent_decay=0.5, decay_all=True, threshold_rate=5.0
+    )
     model.compile(GeodesicSGD(0.01, others=adam), "mse")
     train(model)
     model.save(tmp_path / f"model{suffix}")

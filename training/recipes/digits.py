@@ -34,6 +34,7 @@ GEODESIC = replace(
     source="ours: plain sign whose flips are asked for, Adam for the rest (docs/evidence.md)",
     optimizer="adam",
     learning_rate=0.003,
+    threshold_rate=10.0,
     flip_rate=0.01,
 )
 FLOAT = replace(
