@@ -443,6 +443,8 @@ PLAN = [
     ("decoupled_thresholds", "digits-vgg-5"),
     ("decoupled_thresholds", "textures-bireal18-5"),
     ("decoupled_thresholds", "textures-resnet18-5"),
+    ("thresholds", "textures-resnet18-20"),
+    ("adam", "textures-resnet18-20"),
     ("adam", "digits-vgg-60"),
     ("on_top", "textures-vgg-5"),
     ("on_top", "digits-vgg-20"),
