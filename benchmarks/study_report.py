@@ -310,8 +310,12 @@ def _threshold_rows(results: Results) -> str:
             known = before is not None and after is not None
             cells.append(_difference(results, case, after, before, SEEDS) if known else "-")
         for rivals in (slow, {**slow, **fast}):
-            best = max(rivals.values(), key=lambda words: results.mean(case, words, CHOOSING))
-            cells.append(_difference(results, case, GEODESIC_THRESHOLDS, best, SEEDS))
+            ranked = sorted(rivals.values(), key=lambda words: results.mean(case, words, CHOOSING))
+            cells.append(
+                _difference(results, case, GEODESIC_THRESHOLDS, ranked[-1], SEEDS)
+                if ranked
+                else "-"
+            )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -263,8 +263,10 @@ def test_fast_thresholds_are_shown_beside_each_tuned_sign(study, tmp_path):
 
     results = study.Results(tmp_path / "r.jsonl")
     case = "digits-vgg-5"
-    finish(study, results, "lead", case=case, better=study.GRID[9], test=70.0)
     finish(study, results, "thresholds", case=case, test=79.0)
+    (_, _, row) = study_report.TABLES["<!-- thresholds -->"](results).splitlines()
+    assert row == f"| {case} | - | 79.00 ± 0.00 (5) |{' - |' * 9}"
+    finish(study, results, "lead", case=case, better=study.GRID[9], test=70.0)
     (head, _, row) = study_report.TABLES["<!-- thresholds -->"](results).splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [case, "-", "79.00 ± 0.00 (5)", *["-"] * 7, *["+9.00 [+9.00, +9.00]"] * 2]
