@@ -196,9 +196,9 @@ def _slow_thresholds(optimizer: Any, learning_rates: Sequence[float]) -> Iterato
         yield Finding(
             "slow-thresholds",
             "schedule",
-            f"Adam moves no number by more than its rate in a step, so in these "
-            f"{len(learning_rates)} the shifts of batch normalization, the thresholds of binary "
-            f"activations, come {reach:.2g} standard deviations far at most",
+            "Adam hardly moves a number by more than its rate in a step: in these "
+            f"{len(learning_rates)} steps the shifts of batch normalization, which are the "
+            f"thresholds of binary activations, come about {reach:.2g} standard deviations far",
             "Let them learn faster: GroupedAdam(threshold_rate=10), in a recipe --set "
             "threshold_rate=10.",
         )
