@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,12 @@ def _complete(results: Results, case: str, words: str | None) -> bool:
     return words is not None and len(results.values(case, words, SEEDS, "test")) == len(SEEDS)
 
 
+def _tuned_signs(results: Results, case: str, methods: Iterable[str]) -> dict[str, str]:
+    """The best point of each method whose published row is complete."""
+    best = {method: results.best_of_grid(case, method) for method in methods}
+    return {m: words for m, words in best.items() if words and _complete(results, case, words)}
+
+
 def _over_grid(results: Results, case: str, method: str) -> tuple[str, str]:
     """Mean and worst validation accuracy over the grid that every case has, one seed a point."""
     grid = [results.mean(case, words, CHOOSING[:1]) for words in grid_of(method)]
@@ -293,22 +300,20 @@ def _threshold_rows(results: Results) -> str:
         if not _complete(results, case, GEODESIC_THRESHOLDS):
             continue
         slow, fast = (
-            {
-                method: best
-                for method in methods
-                if _complete(results, case, best := results.best_of_grid(case, method))
-            }
-            for methods in (TUNED_SIGNS.values(), FAST_SIGNS.values())
+            _tuned_signs(results, case, signs.values()) for signs in (TUNED_SIGNS, FAST_SIGNS)
         )
         cells = [f"{case}{'*' if case in DEVELOPMENT else ''}"]
-        for before, after in (
+        pairs: tuple[tuple[str | None, str | None], ...] = (
             (GEODESIC_ADAM, GEODESIC_THRESHOLDS),
             (slow.get(PLAIN_ADAM), fast.get(PLAIN_ADAM_THRESHOLDS)),
             (slow.get(PLAIN_DECOUPLED), fast.get(PLAIN_DECOUPLED_THRESHOLDS)),
-        ):
+        )
+        for before, after in pairs:
             cells += [_row(results, case, w, SEEDS)[0] if w else "-" for w in (before, after)]
-            known = before is not None and after is not None
-            cells.append(_difference(results, case, after, before, SEEDS) if known else "-")
+            if before is None or after is None:
+                cells.append("-")
+            else:
+                cells.append(_difference(results, case, after, before, SEEDS))
         for rivals in (slow, {**slow, **fast}):
             ranked = sorted(rivals.values(), key=lambda words: results.mean(case, words, CHOOSING))
             cells.append(
