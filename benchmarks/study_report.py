@@ -141,8 +141,7 @@ def _summary(results: Results) -> str:
             continue
         mean, worst = _over_grid(results, case, PLAIN)
         cells = [
-            f"{case}{'*' if case in DEVELOPMENT else ''} "
-            f"({results.mean(case, best, SEEDS, 'steps'):,.0f})",
+            f"{_starred(case)} ({results.mean(case, best, SEEDS, 'steps'):,.0f})",
             _row(results, case, best, SEEDS)[0],
             _point(best),
             _row(results, case, GEODESIC, SEEDS)[0],
@@ -174,6 +173,16 @@ def _tuned_signs(results: Results, case: str, methods: Iterable[str]) -> dict[st
     return {m: words for m, words in best.items() if words and _complete(results, case, words)}
 
 
+def _best_of(results: Results, case: str, points: Iterable[str]) -> str | None:
+    """The point of highest validation accuracy."""
+    ranked = sorted(points, key=lambda words: results.mean(case, words, CHOOSING))
+    return ranked[-1] if ranked else None
+
+
+def _starred(case: str) -> str:
+    return f"{case}*" if case in DEVELOPMENT else case
+
+
 def _over_grid(results: Results, case: str, method: str) -> tuple[str, str]:
     """Mean and worst validation accuracy over the grid that every case has, one seed a point."""
     grid = [results.mean(case, words, CHOOSING[:1]) for words in grid_of(method)]
@@ -193,6 +202,16 @@ def _difference(results: Results, case: str, words: str, reference: str, seeds: 
             results.values(case, words, both, "test"), results.values(case, reference, both, "test")
         )
     )
+
+
+def _shown(results: Results, case: str, words: str | None) -> str:
+    return "-" if words is None else _row(results, case, words, SEEDS)[0]
+
+
+def _gain(results: Results, case: str, words: str | None, reference: str | None) -> str:
+    if words is None or reference is None:
+        return "-"
+    return _difference(results, case, words, reference, SEEDS)
 
 
 def _lead_table(results: Results, cases: list[str]) -> str:
@@ -256,22 +275,19 @@ def _adam_rows(results: Results) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in CASES:
-        sgd, decoupled, adam = (results.best_of_grid(case, m) for m in TUNED_SIGNS.values())
-        ready = [w for w in (sgd, decoupled, adam, GEODESIC_ADAM) if _complete(results, case, w)]
-        if decoupled not in ready and adam not in ready:
+        tuned = _tuned_signs(results, case, TUNED_SIGNS.values())
+        sgd, decoupled, adam = (tuned.get(method) for method in TUNED_SIGNS.values())
+        if decoupled is None and adam is None:
             continue
-        tuned = [words for words in ready if words != GEODESIC_ADAM]
-        best = max(tuned, key=lambda words: results.mean(case, words, CHOOSING))
-        cells = [f"{case}{'*' if case in DEVELOPMENT else ''}", _row(results, case, sgd, SEEDS)[0]]
+        cells = [_starred(case), _shown(results, case, sgd)]
         for words in (decoupled, adam):
-            done = words in ready
-            cells += [_row(results, case, words, SEEDS)[0], _point(words)] if done else ["-", "-"]
+            cells += [_shown(results, case, words), _point(words) if words else "-"]
         cells += [
-            _row(results, case, GEODESIC_ADAM, SEEDS)[0],
-            _difference(results, case, GEODESIC_ADAM, best, SEEDS),
+            _shown(results, case, GEODESIC_ADAM),
+            _gain(results, case, GEODESIC_ADAM, _best_of(results, case, tuned.values())),
         ]
-        for method, words in zip(TUNED_SIGNS.values(), (sgd, decoupled, adam), strict=True):
-            cells.append(", ".join(_over_grid(results, case, method)) if words in ready else "-")
+        for method in TUNED_SIGNS.values():
+            cells.append(", ".join(_over_grid(results, case, method)) if method in tuned else "-")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -302,25 +318,18 @@ def _threshold_rows(results: Results) -> str:
         slow, fast = (
             _tuned_signs(results, case, signs.values()) for signs in (TUNED_SIGNS, FAST_SIGNS)
         )
-        cells = [f"{case}{'*' if case in DEVELOPMENT else ''}"]
+        cells = [_starred(case)]
         pairs: tuple[tuple[str | None, str | None], ...] = (
             (GEODESIC_ADAM, GEODESIC_THRESHOLDS),
             (slow.get(PLAIN_ADAM), fast.get(PLAIN_ADAM_THRESHOLDS)),
             (slow.get(PLAIN_DECOUPLED), fast.get(PLAIN_DECOUPLED_THRESHOLDS)),
         )
         for before, after in pairs:
-            cells += [_row(results, case, w, SEEDS)[0] if w else "-" for w in (before, after)]
-            if before is None or after is None:
-                cells.append("-")
-            else:
-                cells.append(_difference(results, case, after, before, SEEDS))
+            cells += [_shown(results, case, words) for words in (before, after)]
+            cells.append(_gain(results, case, after, before))
         for rivals in (slow, {**slow, **fast}):
-            ranked = sorted(rivals.values(), key=lambda words: results.mean(case, words, CHOOSING))
-            cells.append(
-                _difference(results, case, GEODESIC_THRESHOLDS, ranked[-1], SEEDS)
-                if ranked
-                else "-"
-            )
+            best = _best_of(results, case, rivals.values())
+            cells.append(_gain(results, case, GEODESIC_THRESHOLDS, best))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -118,17 +118,19 @@ def examine(
         latents = [v for _, layer in layers for _, v in rebuilding.quantized_kernels(layer)]
         if isinstance(inner, GeodesicSGD) and latents:
             findings += _asked_flips(inner, None if learning_rates is None else len(learning_rates))
-        moving = getattr(inner, "others", None) or inner  # what moves latents, if not by angles
+        rest = inner  # what moves all that no optimizer around it keeps to itself
+        while getattr(rest, "others", None) is not None:
+            rest = rest.others
         if learning_rates is not None and latents:
-            findings += _slow_thresholds(inner, learning_rates)
+            findings += _slow_thresholds(rest, learning_rates)
         if learning_rates is not None and latents and not isinstance(inner, GeodesicSGD):
-            if isinstance(moving, MobiusSGD):
-                decay, momentum = moving.decay_of(latents[0]), float(moving.momentum)
+            if isinstance(rest, MobiusSGD):
+                decay, momentum = rest.decay_of(latents[0]), float(rest.momentum)
                 findings += examine_schedule(learning_rates, decay, momentum)
-                if not moving.decoupled:
+                if not rest.decoupled:
                     findings += _swinging(max(learning_rates), decay, momentum)
-            elif isinstance(moving, GroupedAdam):
-                decay, momentum = moving.decay_of(latents[0]), float(moving.beta_1)
+            elif isinstance(rest, GroupedAdam):
+                decay, momentum = rest.decay_of(latents[0]), float(rest.beta_1)
                 as_sgd = [(1 - momentum) * rate for rate in learning_rates]
                 findings += examine_schedule(as_sgd, decay, momentum)
     if images is not None:
@@ -187,8 +189,6 @@ def _swinging(learning_rate: float, decay: float, momentum: float) -> Iterator[F
 
 
 def _slow_thresholds(optimizer: Any, learning_rates: Sequence[float]) -> Iterator[Finding]:
-    while getattr(optimizer, "others", None) is not None:
-        optimizer = optimizer.others
     if not isinstance(optimizer, tf.keras.optimizers.Adam):
         return
     reach = getattr(optimizer, "threshold_rate", 1.0) * sum(learning_rates)

@@ -76,8 +76,7 @@ def _check_threshold_rate(call: str, rate: float) -> None:
 
 
 def _is_threshold(variable: tf.Variable) -> bool:
-    """Whether a variable is a bias, or a scale or shift of normalization: in binary networks what
-    is compared with 0, and what everything has to pass that a sign is taken of."""
+    """Whether a variable is a bias, or a scale or shift of normalization."""
     return variable.shape.rank <= 1
 
 
