@@ -7,6 +7,7 @@ into `model.fit`. The loop of `hbnn_larq.training` uses the same parts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -167,12 +168,12 @@ class FlipMonitor(tf.keras.callbacks.Callback):
 
     def __init__(self, every: int = 1):
         super().__init__()
-        if not (isinstance(every, int) and every >= 1):
+        if not isinstance(every, Integral) or isinstance(every, bool) or every < 1:
             raise ValueError(
                 f"FlipMonitor(every={every!r}): a whole number of steps, 1 or above; "
                 "1 counts every step."
             )
-        self.every = every
+        self.every: int = int(every)
         self.history: list[dict[str, dict[str, float]]] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

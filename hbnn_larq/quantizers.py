@@ -24,6 +24,8 @@ sign. At inference only the signs remain: `hbnn_larq.fold` writes them into a pl
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import larq as lq
 import tensorflow as tf
 from larq import utils
@@ -245,11 +247,11 @@ class EPC(BallQuantizer):
     """
 
     def __init__(self, r: float = 0.05, granularity: str = "filter", size: int = 2, **kwargs):
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ValueError(
                 f"EPC(size={size!r}): a cluster has a whole number of base points, at least 1."
             )
-        self.size = size
+        self.size: int = int(size)
         super().__init__(r, granularity, **kwargs)
 
     @property

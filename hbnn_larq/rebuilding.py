@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ import tensorflow as tf
 from larq import context
 from larq.quantized_variable import QuantizedVariable
 from larq.quantizers import NoOp
+
+from hbnn_larq.layer_quantizers import filter_axis
 
 Layer: TypeAlias = tf.keras.layers.Layer
 Config: TypeAlias = dict[str, Any]
@@ -66,12 +69,18 @@ def is_plus_minus_one(value: np.ndarray) -> bool:
 
 
 def filters(layer: Layer, name: str, value: np.ndarray) -> np.ndarray:
-    """A kernel as (output channels, weights), whatever the layer's layout."""
-    if name == "depthwise_kernel":  # (..., channels, multiplier): both make one output channel
-        return value.reshape(-1, value.shape[-2] * value.shape[-1]).T
-    if "Transpose" in type(layer).__name__:  # (height, width, out, in)
-        return np.moveaxis(value, -2, 0).reshape(value.shape[-2], -1)
-    return value.reshape(-1, value.shape[-1]).T
+    """A kernel as (filters, weights), whatever the layer's layout.
+
+    A filter makes one output channel, in a locally connected layer at one place.
+    """
+    if value.ndim == 1:  # a sparse local kernel, one list of numbers
+        return value.reshape(1, -1)
+    if isinstance(layer, tf.keras.layers.Conv1DTranspose):  # no layer of Larq's is of its kind
+        value = value.swapaxes(-1, -2)
+    within = filter_axis(layer, name)(tf.TensorShape(value.shape))
+    across = [axis for axis in range(value.ndim) if axis not in within]
+    rows = value.transpose([*across, *within])
+    return rows.reshape(math.prod(rows.shape[: len(across)]), -1)
 
 
 def is_scaled_sign(rows: np.ndarray) -> bool:

@@ -162,3 +162,12 @@ def test_first_non_finite_puts_the_moving_statistics_back():
     callbacks.first_non_finite(model, np.ones((4, 3), "float32"))
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_monitor_takes_whole_numbers_of_numpy_and_no_booleans():
+    assert type(callbacks.FlipMonitor(every=np.int64(2)).every) is int
+    with pytest.raises(ValueError) as error:
+        callbacks.FlipMonitor(every=True)
+    assert str(error.value) == (
+        "FlipMonitor(every=True): a whole number of steps, 1 or above; 1 counts every step."
+    )

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import hbnn_larq
+from hbnn_larq import rebuilding
 from hbnn_larq.folding import binary_weights, fold, unfold
 
 HYPERBOLIC = ["hyperbolic", "hyperbolic_boundary", "epc"]
@@ -613,3 +614,30 @@ def test_fold_of_a_functional_subclass_is_a_plain_model():
     folded = fold(model)
     assert type(folded) is not Mine
     np.testing.assert_array_equal(folded.predict(images()), model.predict(images()))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (tf.keras.layers.Dense(3), (4,)),
+        (tf.keras.layers.Conv2D(3, 2), (3, 3, 2)),
+        (tf.keras.layers.Conv1DTranspose(3, 2), (3, 2)),
+        (tf.keras.layers.Conv2DTranspose(3, 2), (3, 3, 2)),
+        (tf.keras.layers.DepthwiseConv2D(2, depth_multiplier=3), (3, 3, 2)),
+        (tf.keras.layers.LocallyConnected1D(3, 2), (4, 2)),
+        (tf.keras.layers.LocallyConnected2D(3, 2), (3, 3, 2)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, tf.keras.layers.Layer) else "",
+)
+def test_a_row_of_filters_makes_one_channel(layer, shape, rng):
+    """The rows are in the order of the output's channels, place by place in a local layer."""
+    x = rng.normal(size=(1, *shape)).astype("float32")
+    channels = layer(x).shape[-1]
+    name = "depthwise_kernel" if hasattr(layer, "depthwise_kernel") else "kernel"
+    kernel = getattr(layer, name)
+    indices = np.arange(kernel.shape.num_elements()).reshape(kernel.shape)
+    for row, members in enumerate(rebuilding.filters(layer, name, indices)):
+        kernel.assign(np.isin(indices, members).astype("float32"))
+        out = layer(x).numpy() - (layer.bias.numpy() if layer.bias is not None else 0)
+        touched = set(np.nonzero(out)[-1])
+        assert touched == {row % channels}

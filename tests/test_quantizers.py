@@ -1,5 +1,6 @@
 """Laws of the kernel quantizers, inside every Larq layer and through every way to keep a model."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -506,3 +507,8 @@ def test_keras_3_is_refused_with_the_way_out():
 def test_unknown_name_of_the_package():
     with pytest.raises(AttributeError, match="no attribute 'quantiser'"):
         _ = hbnn_larq.quantiser
+
+
+def test_clusters_take_numbers_of_numpy():
+    config = json.loads(json.dumps(EPC(np.float32(0.5), size=np.int64(3)).get_config()))
+    assert (config["r"], config["size"]) == (0.5, 3)

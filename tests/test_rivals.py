@@ -1,5 +1,7 @@
 """Laws of every rival inside Larq layers, and every way to keep a model that has them."""
 
+import json
+
 import larq as lq
 import numpy as np
 import pytest
@@ -76,17 +78,31 @@ def test_the_layer_computes_with_what_the_scope_shows(alias, rng):
         np.testing.assert_array_equal(layer.get_weights()[0], kernel_of(layer))
 
 
-@pytest.mark.parametrize("alias", KERNELS)
-def test_quantizing_twice_changes_nothing_but_rotations_do(alias, rng):
-    """So a model saved inside quantized_scope(True) keeps its bits; RBNN's must be folded."""
-    layer = lq.layers.QuantConv2D(6, 3, kernel_quantizer=alias)
+def quantized_again(quantizer, prepare=lambda quantizer: None):
+    """A kernel as the layer uses it, and what becomes of it in the place of the latent one."""
+    layer = lq.layers.QuantConv2D(6, 3, kernel_quantizer=quantizer)
     layer.build((1, 8, 8, 4))
+    prepare(layer.kernel_quantizer)
     once = kernel_of(layer)
     layer.kernel.assign(once)
+    return once, kernel_of(layer)
+
+
+@pytest.mark.parametrize("alias", KERNELS)
+def test_quantizing_twice_changes_nothing_but_rotations_do(alias):
+    """At the start of training; what a model saved inside quantized_scope(True) amounts to."""
+    once, twice = quantized_again(alias)
     if alias == "rbnn":
-        assert np.mean(np.sign(kernel_of(layer)) != np.sign(once)) > 0.1
+        assert np.mean(np.sign(twice) != np.sign(once)) > 0.1
     else:
-        np.testing.assert_allclose(kernel_of(layer), once, rtol=1e-6)
+        np.testing.assert_allclose(twice, once, rtol=1e-6)
+
+
+@pytest.mark.parametrize("alias", ["recu", "xnor_plus_plus"])
+def test_quantizing_twice_turns_channels_of_negative_scale(alias):
+    mirror = np.where(np.arange(6) % 2, -1.0, 1.0).astype("float32")
+    once, twice = quantized_again(alias, lambda q: q.alpha.assign(mirror * q.alpha))
+    np.testing.assert_array_equal(twice, mirror * once)
 
 
 @pytest.mark.parametrize("alias", KERNELS)
@@ -486,7 +502,7 @@ def test_rank_one_scale(rng):
         (lambda: rivals.ReCU(tau_min=0.5), r"ReCU\(tau_min=0.5\): a number above 0.5"),
         (lambda: rivals.ReCU(tau_min=0.9, tau_max=0.8), r"ReCU\(tau_min=0.9\): at most tau_max"),
         (lambda: rivals.MDTanh(final_beta=1), r"MDTanh\(final_beta=1\): a number above 1"),
-        (lambda: rivals.SLB(start=0.9), r"SLB\(start=0.9\): at least 0 and below stop, 0.9"),
+        (lambda: rivals.SLB(start=0.9), r"SLB\(start=0.9\): a number, at least 0, below stop, 0.9"),
         (lambda: rivals.DSQ(alpha=0.9), r"DSQ\(alpha=0.9\): a number above 0.05, at most 0.5"),
         (lambda: rivals.BinaryConnect(True), r"BinaryConnect\(clip_value=True\)"),
         (lambda: rivals.DistributionLoss(-1), r"DistributionLoss\(weight=-1\)"),
@@ -497,3 +513,319 @@ def test_rank_one_scale(rng):
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ------------------------------------------------------------------ what does not train stays
+
+
+def frozen_signs(model):
+    return [kernel_of(layer) for layer in model.layers if hasattr(layer, "kernel_quantizer")]
+
+
+def from_name(kernel):
+    host, plus, ball = kernel.partition("+")
+    return rivals.Mapped(ball, host) if plus else host
+
+
+@pytest.mark.parametrize("kernel", ["rbnn", "rbnn+hyperbolic"])
+@pytest.mark.parametrize("how", ["attribute", "argument", "model", "loaded"])
+def test_a_frozen_rbnn_layer_keeps_its_kernel(kernel, how, tmp_path, rng):
+    """Rotations are fitted to weights that train; those of a frozen layer would turn its signs."""
+    image = tf.keras.Input((6, 6, 2))
+    body = lq.layers.QuantConv2D(
+        4, 3, kernel_quantizer=from_name(kernel), use_bias=False, trainable=how != "argument"
+    )
+    inner = tf.keras.Model(image, body(image))
+    if how == "model":
+        inner.trainable = False
+    elif how in ("attribute", "loaded"):
+        body.trainable = False
+    if how == "loaded":
+        inner.save(tmp_path / "frozen.keras")
+        inner = tf.keras.models.load_model(tmp_path / "frozen.keras")
+    before = frozen_signs(inner)
+    head = tf.keras.layers.Dense(3)(tf.keras.layers.Flatten()(inner.output))
+    model = tf.keras.Model(inner.input, head)
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(4, 6, 6, 2)).astype("float32")
+    model.fit(x, np.zeros((4, 3)), epochs=2, verbose=0, callbacks=[rivals.TrainingProgress(2)])
+    assert {float(q.progress) for q in rivals.scheduled_quantizers(model)} == {0.5}
+    for a, b in zip(frozen_signs(inner), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.layers[1].trainable = True  # and it goes on where it trains again
+    rivals.begin_epoch(model, 1, 2)
+    assert np.any(frozen_signs(inner)[0] != before[0])
+
+
+def test_rotations_wait_where_weights_are_not_finite():
+    """What trains reports such weights by its loss; a decomposition that fails would hide it."""
+    model = small_model("rbnn")
+    quantizer = model.layers[1].kernel_quantizer
+    before = quantizer.rotation_1.numpy()
+    latent = model.layers[1].kernel.latent_variable
+    latent.assign(tf.fill(latent.shape, np.nan))
+    rivals.begin_epoch(model, 1, 4)
+    np.testing.assert_array_equal(quantizer.rotation_1, before)
+    assert {float(q.progress) for q in rivals.scheduled_quantizers(model)} == {0.25}
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_the_released_rbnn_trains_by_decay_of_its_angles_alone(decay_all, rng):
+    model = small_model(rivals.RBNN(detach_rotation=True))
+    model.compile(
+        optimizers.MobiusSGD(0.1, 0.9, weight_decay=5e-4, decay_all=decay_all),
+        tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    x = rng.normal(size=(8, 6, 6, 2)).astype("float32")
+    model.fit(x, np.arange(8) % 3, epochs=4, verbose=0)
+    moved = np.abs(model.layers[1].kernel_quantizer.theta.numpy() - np.pi / 2)
+    assert np.all(moved > 1e-4) if decay_all else np.all(moved < 1e-6)
+
+
+# ------------------------------------------------------------------ RAD in a model that trains
+
+
+def rad_model():
+    model = small_model("ste_sign")
+    assert rivals.add_distribution_loss(model, 2.0) == [model.layers[2].name]
+    return model
+
+
+def rad_loss(model, x):
+    inside = tf.keras.Model(model.input, model.layers[2].output)
+    return 2.0 * float(rivals.rad.distribution_loss(inside(x, training=True)))
+
+
+@pytest.fixture
+def batch(rng):
+    return rng.normal(size=(8, 6, 6, 2)).astype("float32"), np.zeros((8, 3), "float32")
+
+
+def test_the_added_loss_is_there_in_training_only(batch):
+    x, y = batch
+    plain, model = small_model("ste_sign"), rad_model()
+    model.set_weights(plain.get_weights())
+    for m in (plain, model):
+        m.compile(tf.keras.optimizers.SGD(0.0), "mse")
+    model(x, training=False)
+    assert model.losses == []
+    assert model.evaluate(x, y, verbose=0) == plain.evaluate(x, y, verbose=0)
+    added = rad_loss(model, x)
+    history = [m.fit(x, y, verbose=0, validation_data=(x, y)).history for m in (plain, model)]
+    assert added > 0.1
+    assert history[1]["loss"][0] - history[0]["loss"][0] == pytest.approx(added, rel=1e-5)
+    assert history[1]["val_loss"] == history[0]["val_loss"]
+
+
+def test_the_loss_may_be_added_between_two_fits(batch):
+    x, y = batch
+    model = small_model("ste_sign")
+    model.compile(tf.keras.optimizers.SGD(0.0), "mse")
+    before = model.fit(x, y, verbose=0).history["loss"][0]
+    rivals.add_distribution_loss(model)
+    after = model.fit(x, y, verbose=0).history["loss"][0]
+    assert after - before == pytest.approx(rad_loss(model, x), rel=1e-5)
+
+
+def test_adding_the_loss_again_replaces_it(batch):
+    model = rad_model()
+    rivals.add_distribution_loss(model, 0.5)
+    model(batch[0], training=True)
+    assert float(tf.add_n(model.losses)) == pytest.approx(rad_loss(model, batch[0]) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model", "model.keras", "model.h5"])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_model_with_the_added_loss_is_saved_without_it(name, fitted, tmp_path, batch):
+    x, y = batch
+    model = rad_model()
+    if fitted:
+        model.compile("sgd", "mse")
+        model.fit(x, y, verbose=0)
+    model.save(tmp_path / name)
+    loaded = tf.keras.models.load_model(tmp_path / name)
+    np.testing.assert_array_equal(loaded(x), model(x))
+    np.testing.assert_array_equal(loaded(x, training=True), model(x, training=True))
+    assert loaded.losses == [] and len(model.losses) == 1
+
+
+# ------------------------------------------------------------------ folding
+
+
+LOCAL = {
+    "1d": (lambda q: lq.layers.QuantLocallyConnected1D(3, 2, kernel_quantizer=q), (5, 4)),
+    "2d": (lambda q: lq.layers.QuantLocallyConnected2D(3, 2, kernel_quantizer=q), (4, 4, 2)),
+    "2d dense": (
+        lambda q: lq.layers.QuantLocallyConnected2D(3, 2, kernel_quantizer=q, implementation=2),
+        (4, 4, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("kernel", ["fda", "rbnn", "recu", "xnor_plus_plus", "fda+hyperbolic"])
+@pytest.mark.parametrize("kind", LOCAL)
+def test_fold_knows_that_each_place_of_a_local_layer_has_scales_of_its_own(kind, kernel, rng):
+    make, shape = LOCAL[kind]
+    image = tf.keras.Input(shape)
+    model = tf.keras.Model(image, make(from_name(kernel))(image))
+    x = rng.normal(size=(2, *shape)).astype("float32")
+    folded = hbnn_larq.fold(model)
+    assert type(folded.layers[1].kernel_quantizer).__module__.startswith("larq.")
+    np.testing.assert_array_equal(folded(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (rivals.IRNet, {"t_min": np.float32(0.5), "t_max": np.int64(5)}),
+        (rivals.EDESign, {"t_min": np.float16(0.5)}),
+        (rivals.MDTanhS, {"final_beta": np.int64(5)}),
+        (
+            rivals.SLB,
+            {"final_temperature": np.int32(9), "start": np.float32(0), "stop": np.int8(1)},
+        ),
+        (rivals.ReCU, {"tau_min": np.float32(0.75)}),
+        (rivals.BinaryConnect, {"clip_value": np.int64(2)}),
+        (rivals.DistributionLoss, {"weight": np.float32(0.5)}),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(kind, arguments):
+    config = json.loads(json.dumps(kind(**arguments).get_config()))
+    assert {name: config[name] for name in arguments} == arguments
+    kind.from_config(config)
+
+
+def test_whole_numbers_of_numpy_are_epochs():
+    assert type(rivals.TrainingProgress(np.int64(5)).epochs) is int
+    model = small_model("irnet")
+    rivals.begin_epoch(model, np.int64(1), np.int32(4))
+    assert {float(q.progress) for q in rivals.scheduled_quantizers(model)} == {0.25}
+
+
+SHARE = "a number, at least 0, below stop, 0.9."
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rivals.SLB(start=None), f"SLB(start=None): {SHARE}"),
+        (lambda: rivals.SLB(start="0.3"), f"SLB(start='0.3'): {SHARE}"),
+        (lambda: rivals.SLB(start=False), f"SLB(start=False): {SHARE}"),
+        (lambda: rivals.SLB(stop="0.9"), "SLB(stop='0.9'): a number above 0, at most 1."),
+        (lambda: rivals.IRNet(t_min=None), "IRNet(t_min=None): a number above 0."),
+        (
+            lambda: rivals.TrainingProgress(True),
+            "TrainingProgress(epochs=True): a whole number, 1 or above.",
+        ),
+        (
+            lambda: rivals.begin_epoch(small_model("irnet"), 0, None),
+            "begin_epoch(epochs=None): a whole number, 1 or above.",
+        ),
+        (
+            lambda: rivals.begin_epoch(small_model("irnet"), 0.5, 4),
+            "begin_epoch(epoch=0.5): a whole number, 0 or above.",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_named(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
+
+
+# ------------------------------------------------------------------ batches without labels
+
+WAY_OUT = (
+    "Give batches of the inputs alone: tf.data.Dataset.from_tensor_slices(x).batch(64) of an array "
+    "x, (x for x, y in batches) where labels come along."
+)
+
+
+@pytest.mark.parametrize(
+    ("batches", "given"),
+    [
+        (lambda x: x, "(6, 6, 2)"),
+        (lambda x: tf.data.Dataset.from_tensor_slices(x), "(6, 6, 2)"),
+        (
+            lambda x: tf.data.Dataset.from_tensor_slices((x, np.arange(8))).batch(4),
+            "(4, 6, 6, 2) and (4,)",
+        ),
+    ],
+    ids=["array", "images one by one", "with labels"],
+)
+@pytest.mark.parametrize("with_input", [True, False])
+def test_recalibration_names_what_is_no_batch_of_inputs(batches, given, with_input, rng):
+    x = rng.normal(size=(8, 6, 6, 2)).astype("float32")
+    model = small_model("slb")
+    if not with_input:
+        model = tf.keras.Sequential(model.layers[1:])
+        model(x)
+    before = model.get_weights()
+    with pytest.raises(ValueError) as error:
+        rivals.recalibrate_batch_norm(model, batches(x))
+    assert str(error.value) == (
+        f"recalibrate_batch_norm(model, batches): a batch of shape {given}, where the model takes "
+        f"(None, 6, 6, 2). {WAY_OUT}"
+    )
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("form", [tuple, list, lambda pair: dict(zip("ab", pair, strict=True))])
+def test_recalibration_of_two_inputs(form, rng):
+    a, b = tf.keras.Input((3,), name="a"), tf.keras.Input((4, 3), name="b")
+    norm = tf.keras.layers.BatchNormalization()
+    model = tf.keras.Model([a, b], norm(a + tf.reduce_sum(b, 1)))
+    before = norm.moving_mean.numpy()
+    batch = form([rng.normal(size=(8, *x.shape[1:])).astype("float32") for x in (a, b)])
+    rivals.recalibrate_batch_norm(model, [batch])
+    assert np.all(norm.moving_mean.numpy() != before)
+
+
+# ------------------------------------------------------------------ built by the first batch
+
+
+def lazy_model(kernel):
+    return tf.keras.Sequential(
+        [
+            lq.layers.QuantConv2D(4, 3, input_quantizer="ede_sign", kernel_quantizer=kernel),
+            tf.keras.layers.Flatten(),
+            lq.layers.QuantDense(3, input_quantizer="ede_sign", kernel_quantizer=kernel),
+        ]
+    )
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_a_model_built_by_its_first_batch_catches_up(built, steps_per_execution, rng, monkeypatch):
+    """One move an epoch, of each quantizer: also of those that the epoch's first batch made."""
+    x = rng.normal(size=(16, 6, 6, 2)).astype("float32")
+    model, seen, moved = lazy_model("rbnn"), [], []
+    if built:
+        model.build((None, 6, 6, 2))
+    move_to = rivals.progress.Scheduled.move_to
+
+    def noted(quantizer, progress):
+        moved.append(progress)
+        move_to(quantizer, progress)
+
+    monkeypatch.setattr(rivals.progress.Scheduled, "move_to", noted)
+
+    class Note(tf.keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append({float(q.progress) for q in rivals.scheduled_quantizers(model)})
+
+    model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    model.fit(
+        x, np.zeros((16, 3)), batch_size=4, initial_epoch=3, epochs=5, verbose=0,
+        callbacks=[rivals.TrainingProgress(6), Note()],
+    )  # fmt: skip
+    batches = 4 // steps_per_execution
+    assert seen == [{0.5}] * batches + [{np.float32(4 / 6)}] * batches
+    assert moved == [0.5] * 4 + [4 / 6] * 4
+
+
+def test_the_clock_waits_for_no_logs():
+    """A callback with batch hooks makes Keras fetch the losses of every step, unless it says so."""
+    clock = tf.keras.callbacks.CallbackList([rivals.TrainingProgress(2)])
+    assert clock._batch_hooks_support_tf_logs

@@ -186,3 +186,30 @@ def test_mixed_precision(rng):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Mapped(*arguments)
+
+
+def quantized_again(layer):
+    """A kernel as the layer uses it, and what becomes of it in the place of the latent one."""
+    kernels = []
+    with lq.context.quantized_scope(True):
+        for _ in range(2):
+            kernels.append(tf.convert_to_tensor(layer.kernel).numpy())
+            layer.kernel.assign(kernels[-1])
+    return kernels
+
+
+@pytest.mark.parametrize("host", ["abc_net", "dorefa", "fda", "xnor"])
+def test_quantizing_twice_loses_size(host, rng):
+    """An analytic scale is that of the point, which the map brings nearer to 0 each time."""
+    once, twice = quantized_again(conv(Mapped("hyperbolic", host), rng))
+    np.testing.assert_array_equal(np.sign(twice), np.sign(once))
+    assert np.all(np.abs(twice) < 0.999 * np.abs(once))
+
+
+@pytest.mark.parametrize("host", ["irnet", "recu", "xnor"])
+def test_quantizing_twice_turns_signs_once_a_base_point_has_moved(host, rng):
+    """The second time the map acts on other points; `fold` keeps the bits."""
+    layer = conv(Mapped("hyperbolic", host), rng)
+    move(layer, rng, 0.8)
+    once, twice = quantized_again(layer)
+    assert np.any(np.sign(twice) != np.sign(once))

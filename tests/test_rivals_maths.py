@@ -486,3 +486,35 @@ def test_distribution_loss(mean, deviation, expected):
     half = np.array([mean - deviation, mean + deviation], "float32")
     x = tf.constant(np.tile(half, 16).reshape(2, 4, 4, 1))
     assert float(rad.distribution_loss(x)) == pytest.approx(expected, abs=1e-4)
+
+
+# ------------------------------------------------------------------ DSQ's trained slope
+
+
+@pytest.mark.parametrize(("outside", "edge"), [(-0.4, 0.05), (0.9, 0.5)])
+def test_the_slope_of_dsq_has_the_gradient_of_its_edge(outside, edge, w, g):
+    quantizer = DSQ()
+    quantizer.build(w.shape)
+    results = []
+    for alpha in (outside, edge):
+        quantizer.alpha.assign(alpha)
+        results.append(forward_backward(quantizer, w, g))
+    assert abs(results[1][-1]) > 0.1
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("outside", "direction"), [(-0.4, 1.0), (0.9, -1.0)])
+def test_the_slope_of_dsq_comes_back_from_outside_its_range(outside, direction, w, g):
+    quantizer = DSQ()
+    quantizer.build(w.shape)
+    quantizer.alpha.assign(outside)
+    gradient = forward_backward(quantizer, w, g)[-1]
+    back = -np.sign(direction * gradient) * g  # the loss falls towards the range
+    optimizer = tf.keras.optimizers.SGD(1e-3, 0.9)
+    for _ in range(100):
+        gradient = forward_backward(quantizer, w, back)[-1]
+        optimizer.apply_gradients([(tf.constant(gradient), quantizer.alpha)])
+        if 0.05 < float(quantizer.alpha) < 0.5:
+            return
+    pytest.fail(f"alpha is {float(quantizer.alpha)} and stays there")

@@ -359,3 +359,33 @@ def test_stopping_a_search_is_not_swallowed_by_the_tuner(tmp_path, tiny, monkeyp
     monkeypatch.setattr(run, "fit", stop)
     with pytest.raises(run.Stopped, match="stopped after step 3"):
         search.search(TINY, tmp_path, radii=[0.1, 1.0], dataset=tiny, say=silent)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("ste_sign:kernel_quantizer=recu", "ste_sign sets kernel_quantizer already; write recu."),
+        (
+            "irnet:r=1:kernel_quantizer=recu:input_quantizer=ede_sign",
+            "irnet sets kernel_quantizer already; write recu:r=1:input_quantizer=ede_sign.",
+        ),
+        ("float:kernel_quantizer=recu", "float sets kernel_quantizer already; write recu."),
+        (
+            "float:input_quantizer=ste_sign",
+            "float sets input_quantizer already; write none:input_quantizer=ste_sign.",
+        ),
+    ],
+)
+def test_methods_refuse_a_field_that_their_first_word_sets(words, message):
+    with pytest.raises(ValueError) as error:
+        compare.method(TINY, words)
+    way_out = message.split("write ")[1].removesuffix(".")
+    assert str(error.value) == (
+        f"method {words!r}: the first word of a method names its quantizer, and {message}"
+    )
+    compare.method(TINY, way_out)
+
+
+def test_a_method_may_have_real_weights_and_binary_activations():
+    changed = compare.method(TINY, "none:input_quantizer=ste_sign")
+    assert (changed.kernel_quantizer, changed.input_quantizer) == (None, "ste_sign")

@@ -23,17 +23,23 @@ def method(recipe: Recipe, words: str) -> Recipe:
 
     # Arguments
         recipe: gives everything else.
-        words: "float" for the float twin, else a kernel quantizer (`hyperbolic`,
-            `hyperbolic_boundary`, `epc`, `ste_sign`, any alias of Larq or of
-            `hbnn_larq.rivals`, or a host with a map in front, `irnet+hyperbolic`), and after
-            colons any fields to change, such as `hyperbolic:r=1:granularity=layer` or
-            `irnet:input_quantizer=ede_sign`.
+        words: "float" for the float twin, "none" for real weights under the recipe's activations,
+            else a kernel quantizer (`hyperbolic`, `hyperbolic_boundary`, `epc`, `ste_sign`, any
+            alias of Larq or of `hbnn_larq.rivals`, or a host with a map in front,
+            `irnet+hyperbolic`), and after colons any fields to change, such as
+            `hyperbolic:r=1:granularity=layer` or `irnet:input_quantizer=ede_sign`.
 
     # Returns
         The changed recipe.
+
+    # Raises
+        ValueError: a change that is not FIELD=VALUE, or of a field that the first word sets.
     """
     quantizer, *changes = words.split(":")
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"kernel_quantizer": quantizer}
+    if quantizer == "float":
+        values = {"kernel_quantizer": None, "input_quantizer": None}
+    by_first_word = tuple(values)
     for change in changes:
         field, equals, value = change.partition("=")
         if not equals:
@@ -41,10 +47,15 @@ def method(recipe: Recipe, words: str) -> Recipe:
                 f"method {words!r}: write it as QUANTIZER or QUANTIZER:FIELD=VALUE:..., such as "
                 "hyperbolic:r=0.5."
             )
+        if field in by_first_word:
+            rest = [other for other in changes if other != change]
+            meant = [value, *rest] if field == "kernel_quantizer" else ["none", *changes]
+            raise ValueError(
+                f"method {words!r}: the first word of a method names its quantizer, and "
+                f"{quantizer} sets {field} already; write {':'.join(meant)}."
+            )
         values[field] = value
-    twin = {"input_quantizer": None} if quantizer == "float" else {}
-    kernel = None if quantizer == "float" else quantizer
-    return recipe.changed(kernel_quantizer=kernel, **twin, **values)
+    return recipe.changed(**values)
 
 
 def compare(

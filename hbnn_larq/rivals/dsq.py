@@ -47,7 +47,8 @@ class DSQ(KernelQuantizer):
     binary kernel for the Larq Compute Engine.
 
     # Arguments
-        alpha: at the start, between 0.05 and 0.5, to which range it is clamped in use.
+        alpha: at the start, between 0.05 and 0.5, to which range it is clamped in use; beyond it,
+            its gradient is that of the edge.
 
     # Raises
         ValueError: `alpha` outside its range.
@@ -79,10 +80,13 @@ class DSQ(KernelQuantizer):
             setattr(self, name, state)
 
     def quantize(self, latent, training):
+        # Beyond their ranges both still get the gradient of the edge: it brings them back.
         upper = gradients.replaced_gradient(
             self.upper, lambda u: tf.maximum(u, LEAST_RANGE), tf.ones_like
         )
-        alpha = tf.clip_by_value(self.alpha, *ALPHA_RANGE)
+        alpha = gradients.replaced_gradient(
+            self.alpha, lambda a: tf.clip_by_value(a, *ALPHA_RANGE), tf.ones_like
+        )
         soft = soft_step(latent, upper, alpha)
         hard = tf.stop_gradient(lq.math.sign(latent) * upper)
         return gradients.replaced_gradient(soft, lambda _: hard, tf.ones_like)

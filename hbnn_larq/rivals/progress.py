@@ -10,12 +10,12 @@ The loop of `hbnn_larq.training` and the callback `TrainingProgress` both call `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
 from hbnn_larq.layer_quantizers import KernelQuantizer, LayerQuantizer
-from hbnn_larq.rivals.arguments import require
+from hbnn_larq.rivals.arguments import require_whole
 
 __all__ = [
     "ScheduledInputQuantizer",
@@ -81,16 +81,24 @@ def begin_epoch(model: tf.keras.Model, epoch: int, epochs: int) -> None:
         epochs: all epochs of the schedule; from there on progress stays 1.
 
     # Raises
-        ValueError: `epochs` is below 1 or `epoch` below 0.
+        ValueError: `epochs` is no whole number of at least 1, or `epoch` none of at least 0.
     """
-    require(epochs >= 1, "begin_epoch", "epochs", epochs, "a whole number, 1 or above")
-    require(epoch >= 0, "begin_epoch", "epoch", epoch, "a whole number, 0 or above")
-    for quantizer in scheduled_quantizers(model):
+    require_whole("begin_epoch", "epochs", epochs, 1)
+    require_whole("begin_epoch", "epoch", epoch, 0)
+    _move(scheduled_quantizers(model), epoch, epochs)
+
+
+def _move(quantizers: Iterable[Scheduled], epoch: int, epochs: int) -> None:
+    for quantizer in quantizers:
         quantizer.move_to(min(epoch / epochs, 1.0))
 
 
 class TrainingProgress(tf.keras.callbacks.Callback):
     """Moves the schedules of a model in `model.fit`, at the start of each epoch.
+
+    A model without an input shape is built by its first batch: its schedules are moved right after
+    that, so the first batch itself (with `steps_per_execution`, the first execution) is trained as
+    at progress 0.
 
     !!! example
         ```python
@@ -107,9 +115,18 @@ class TrainingProgress(tf.keras.callbacks.Callback):
 
     def __init__(self, epochs: int):
         super().__init__()
-        whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
-        require(whole, "TrainingProgress", "epochs", epochs, "a whole number, 1 or above")
-        self.epochs = epochs
+        require_whole("TrainingProgress", "epochs", epochs, 1)
+        self.epochs = int(epochs)
+        self._first_batch = False
+        self._supports_tf_logs = True  # or Keras would fetch the losses of every step for us
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
         begin_epoch(self.model, epoch, self.epochs)
+        self._epoch, self._first_batch = epoch, True
+        self._moved = {id(quantizer) for quantizer in scheduled_quantizers(self.model)}
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        if self._first_batch:
+            self._first_batch = False
+            late = (q for q in scheduled_quantizers(self.model) if id(q) not in self._moved)
+            _move(late, self._epoch, self.epochs)

@@ -8,6 +8,7 @@ r"""RAD: a loss on the distribution of what is about to be binarised.
 from __future__ import annotations
 
 import math
+import types
 
 import tensorflow as tf
 from larq import utils
@@ -73,8 +74,10 @@ class DistributionLoss(tf.keras.layers.Layer):
 def add_distribution_loss(model: tf.keras.Model, weight: float = 2.0) -> list[str]:
     """Puts RAD's loss on every batch normalisation of a model whose output a sign sees.
 
-    The loss lives in this model object alone: it is neither saved nor copied, so what is folded
-    or converted is the network without it. Call it again after loading.
+    As with `DistributionLoss`, the loss is there in training and not in `evaluate` or `val_loss`.
+    It lives in this model object alone: it is neither saved nor copied, so what is folded or
+    converted is the network without it. Call it again after loading. A second call takes the
+    place of the first.
 
     !!! example
         ```python
@@ -103,14 +106,27 @@ def add_distribution_loss(model: tf.keras.Model, weight: float = 2.0) -> list[st
             f"add_distribution_loss(model): {model.name!r} has no batch normalization in front of "
             "a layer with an input_quantizer. RAD acts on activations that become signs."
         )
-    share = weight / len(found)
-
-    def batch_loss(x):  # Keras divides what an activity regularizer returns by the batch size
-        return share * tf.cast(tf.shape(x)[0], tf.float32) * distribution_loss(x)
-
     for layer in found:
-        layer.activity_regularizer = batch_loss
+        layer.call = _call_with_loss(layer, weight / len(found))
+    if model.train_function is not None:  # fit would go on with the graph it has, without the loss
+        model.make_train_function(force=True)
     return [layer.name for layer in found]
+
+
+def _call_with_loss(layer: tf.keras.layers.Layer, weight: float):
+    """The call of a layer that in training adds the loss on its output.
+
+    A regularizer of the activity would not be told whether this is training.
+    """
+    plain = type(layer).call
+
+    def call(self, inputs, training=None, *args, **kwargs):
+        outputs = plain(self, inputs, training, *args, **kwargs)
+        if trains(training):
+            self.add_loss(weight * distribution_loss(outputs))
+        return outputs
+
+    return types.MethodType(call, layer)  # of a bare function a SavedModel would miscount arguments
 
 
 def _a_sign_sees(layer: tf.keras.layers.Layer) -> bool:

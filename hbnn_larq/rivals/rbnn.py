@@ -69,13 +69,15 @@ class RBNN(ScheduledKernelQuantizer):
     with \(w_2\) the filter, standardised and laid out as a nearly square matrix, orthogonal
     \(R_1, R_2\) shared by the filters of a layer, and trained \(\theta_o, \alpha_o\). The
     rotations start at random and are fitted at the start of each epoch (`bi_rotation`), by the
-    same call that moves `progress`; the sign's derivative is `triangle`.
+    same call that moves `progress`, unless the layer is frozen (`trainable = False`); the sign's
+    derivative is `triangle`.
 
     # Arguments
         t_min, t_max: sharpness at the start and at the end.
-        detach_rotation: no gradient through the rotation, as in the released code. There it makes
+        detach_rotation: no gradient through the rotation, as in the released code. That makes
             the gradient exactly 0 at the start, where \(|\sin\theta| = 1\): training begins only
-            because weight decay moves \(\theta\).
+            because weight decay moves \(\theta\). `MobiusSGD` and `GroupedAdam` decay no vector
+            unless told to: give them a `weight_decay` and `decay_all=True`.
 
     # Raises
         ValueError: unless 0 < t_min <= t_max.
@@ -109,12 +111,19 @@ class RBNN(ScheduledKernelQuantizer):
             )
             setattr(self, name, state)
 
+    def bind(self, layer, weight) -> None:
+        super().bind(layer, weight)
+        # Asked of the layer: one made with trainable=False does not tell its quantizer.
+        self._layer_trains = lambda: layer.trainable
+
     def move_to(self, progress: float) -> None:
         super().move_to(progress)
         latent = self.read_latent()
-        if latent is None:
+        if latent is None or not self._layer_trains():  # other rotations are other signs
             return
         matrices = _as_matrices(standardize(latent, self._axis), self._axis).numpy()
+        if not np.all(np.isfinite(matrices)):  # has no fit; the loss tells what happened
+            return
         r1, r2 = bi_rotation(matrices, self.rotation_1.numpy(), self.rotation_2.numpy())
         self.rotation_1.assign(r1)
         self.rotation_2.assign(r2)

@@ -18,15 +18,17 @@ twice the rate.)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import larq as lq
+import numpy as np
 import tensorflow as tf
 from larq import utils
 
 from hbnn_larq.layer_quantizers import trains
 from hbnn_larq.rivals import gradients
-from hbnn_larq.rivals.arguments import require, require_between
+from hbnn_larq.rivals.arguments import is_number, require, require_between
 from hbnn_larq.rivals.progress import ScheduledKernelQuantizer
 
 __all__ = [
@@ -224,7 +226,8 @@ class SLB(_SoftSign):
     ):
         require_between("SLB", "final_temperature", final_temperature, 1, math.inf)
         require_between("SLB", "stop", stop, 0, 1)
-        require(0 <= start < stop, "SLB", "start", start, f"at least 0 and below stop, {stop:g}")
+        below_stop = is_number(start) and 0 <= start < stop
+        require(below_stop, "SLB", "start", start, f"a number, at least 0, below stop, {stop:g}")
         self.final_temperature = float(final_temperature)
         self.start, self.stop = float(start), float(stop)
         super().__init__(**kwargs)
@@ -256,7 +259,7 @@ class SLB(_SoftSign):
         }
 
 
-def recalibrate_batch_norm(model: tf.keras.Model, batches: Iterable[tf.Tensor]) -> None:
+def recalibrate_batch_norm(model: tf.keras.Model, batches: Iterable[Any]) -> None:
     """Moves the statistics of batch normalisation to those of the hard weights (SLB's state BN).
 
     Runs the batches through the network with hard weights, in training mode and without any
@@ -265,12 +268,33 @@ def recalibrate_batch_norm(model: tf.keras.Model, batches: Iterable[tf.Tensor]) 
 
     # Arguments
         model: a built model.
-        batches: model inputs.
+        batches: an iterable of batches of model inputs, without labels.
+
+    # Raises
+        ValueError: a batch has not the number of inputs of the model, or other ranks.
     """
     global _hard_in_training
     _hard_in_training = True
     try:
-        for images in batches:
-            model(images, training=True)
+        for inputs in batches:
+            _check_inputs(model, inputs)
+            model(inputs, training=True)
     finally:
         _hard_in_training = False
+
+
+def _check_inputs(model: tf.keras.Model, inputs: Any) -> None:
+    spec = model.save_spec()  # None before the first call of a model without an input shape
+    if spec is None or isinstance(inputs, Mapping):  # Keras takes what it needs, by name
+        return
+    expected = [x.shape for x in tf.nest.flatten(spec[0][0])]
+    given = [tf.TensorShape(np.shape(x)) for x in tf.nest.flatten(inputs)]
+    alike = [a.rank == b.rank for a, b in zip(given, expected, strict=False)]
+    if len(given) != len(expected) or not all(alike):
+        got, takes = (" and ".join(map(str, shapes)) for shapes in (given, expected))
+        raise ValueError(
+            f"recalibrate_batch_norm(model, batches): a batch of shape {got}, where the model "
+            f"takes {takes}. Give batches of the inputs alone: "
+            "tf.data.Dataset.from_tensor_slices(x).batch(64) of an array x, (x for x, y in "
+            "batches) where labels come along."
+        )
