@@ -18,6 +18,7 @@ from larq import utils
 from larq.quantized_variable import QuantizedVariable
 
 from hbnn_larq import poincare, sphere
+from hbnn_larq.layer_quantizers import is_quantizer_state
 
 __all__ = [
     "GeodesicSGD",
@@ -67,22 +68,49 @@ def _check_decays(call: str, **decays: float | None) -> None:
             raise ValueError(f"{call}({key}={value!r}): a decay is a number of at least 0.")
 
 
-def _check_threshold_rate(call: str, rate: float) -> None:
-    if not 0 < rate < float("inf"):
-        raise ValueError(
-            f"{call}(threshold_rate={rate!r}): a finite number above 0; 1 lets thresholds learn at "
-            "learning_rate itself."
-        )
+def _check_rates(call: str, **rates: float) -> None:
+    for key, rate in rates.items():
+        if not 0 < rate < float("inf"):
+            raise ValueError(
+                f"{call}({key}={rate!r}): a finite number above 0; 1 is learning_rate itself."
+            )
 
 
 def _is_threshold(variable: tf.Variable) -> bool:
-    """Whether a variable is a bias, or a scale or shift of normalization."""
-    return variable.shape.rank <= 1
+    """Whether a variable is a bias, or a scale or shift of normalization.
+
+    Scales that a quantizer trains (RBNN, DSQ) have the same rank and are none.
+    """
+    return variable.shape.rank <= 1 and not is_quantizer_state(variable)
+
+
+def _is_real_convolution(variable: tf.Variable) -> bool:
+    """Whether a variable is the kernel of a convolution that is not binary."""
+    return variable.shape.rank > 2 and not (is_latent(variable) or is_quantizer_state(variable))
+
+
+class _Rates:
+    """Factors on the learning rate of an optimizer, by kind of variable."""
+
+    threshold_rate: float
+    convolution_rate: float
+
+    def rate_of(self, variable: tf.Variable) -> float:
+        """What the learning rate of `variable` is multiplied by."""
+        if _is_threshold(variable):
+            return self.threshold_rate
+        return self.convolution_rate if _is_real_convolution(variable) else 1.0
 
 
 def _other(others: Any, call: str) -> Any:
     """The optimizer that `others` means, in Keras's present interface."""
-    found = tf.keras.optimizers.get(others)
+    try:
+        found = tf.keras.optimizers.get(others)
+    except ValueError as error:
+        raise ValueError(
+            f"{call}(others={others!r}): not an optimizer; give one of tf.keras.optimizers, such "
+            "as tf.keras.optimizers.Adam(1e-3)."
+        ) from error
     if not isinstance(found, tf.keras.optimizers.Optimizer):
         raise TypeError(
             f"{call}(others={others!r}): a legacy optimizer can neither be built nor saved with "
@@ -149,7 +177,7 @@ class _Divided(tf.keras.optimizers.Optimizer):
 
 
 @utils.register_keras_custom_object
-class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
+class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
     r"""SGD with momentum whose base points take Möbius steps (HBNN Eq. 16).
 
     \[ p \leftarrow p \oplus \left(-\eta \otimes \frac{\partial L}{\partial p}\right) \]
@@ -197,6 +225,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             have no momentum, see no difference.
         threshold_rate: Times `learning_rate`, the rate of biases and of the scales and shifts of
             normalization (rank 1).
+        convolution_rate: The same for kernels of real convolutions.
         step: How a gradient outside the ball, where Eq. 17 is undefined, is read: `"exp0"`,
             `"literal"` or `"riemannian"`, see `hbnn_larq.poincare.mobius_step`.
         others: An optimizer for everything but base points, such as
@@ -206,7 +235,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         **kwargs: Of `tf.keras.optimizers.SGD`: `clipnorm`, `use_ema` and so on.
 
     # Raises
-        ValueError: a decay below 0 or not finite, a `threshold_rate` not above 0, an unknown
+        ValueError: a decay below 0 or not finite, a rate not above 0, an unknown
             `step`, a momentum of 1 with `decoupled`, or `others` together with arguments that
             would have no effect.
         TypeError: a legacy optimizer as `others`.
@@ -228,6 +257,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         decay_all=False,
         decoupled=False,
         threshold_rate=1.0,
+        convolution_rate=1.0,
         step="exp0",
         others=None,
         name="MobiusSGD",
@@ -239,21 +269,21 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             latent_decay=latent_decay,
             base_point_decay=base_point_decay,
         )
-        _check_threshold_rate("MobiusSGD", threshold_rate)
+        _check_rates("MobiusSGD", threshold_rate=threshold_rate, convolution_rate=convolution_rate)
         if step not in poincare.STEP_RULES:
             raise ValueError(
                 f"MobiusSGD(step={step!r}): the rules are {', '.join(poincare.STEP_RULES)}."
             )
         if others is not None:
             others = _other(others, "MobiusSGD")
-        idle = (
-            momentum or nesterov or weight_decay or latent_decay or decoupled or threshold_rate != 1
-        )
+        idle = momentum or nesterov or weight_decay or latent_decay or decoupled
+        idle = idle or threshold_rate != 1 or convolution_rate != 1
         if others is not None and idle:
             raise ValueError(
                 "MobiusSGD(others=...): with another optimizer for everything but base points, "
-                "momentum, nesterov, weight_decay, latent_decay, decoupled and threshold_rate "
-                "would have no effect; give them to that optimizer, and base_point_decay here."
+                "momentum, nesterov, weight_decay, latent_decay, decoupled, threshold_rate and "
+                "convolution_rate would have no effect; give them to that optimizer, and "
+                "base_point_decay here."
             )
         if decoupled and momentum >= 1:
             raise ValueError(
@@ -264,12 +294,13 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         # HDF5 files key variables by name, and `others` has an iteration and a rate as well.
         with tf.name_scope("base_points") if others is not None else contextlib.nullcontext():
             super().__init__(learning_rate, momentum, nesterov, name=name, **kwargs)
-        self._weight_decay = weight_decay
+        self._weight_decay = weight_decay or 0.0  # None, Keras's own default, is none
         self._latent_decay = latent_decay
         self._base_point_decay = base_point_decay
         self.decay_all = decay_all
         self.decoupled = decoupled
         self.threshold_rate = threshold_rate
+        self.convolution_rate = convolution_rate
         self.step = step
         self.others = others
 
@@ -286,6 +317,7 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
         # `update_step` sees replicas, which do not carry the mark.
         self._balls = [poincare.ball_of(v) for v in mine]
         self._decays = [self.decay_of(v) for v in mine]
+        self._faster = [self.rate_of(v) for v in mine]
         self.momentums = [
             None
             if ball or not self.momentum
@@ -304,14 +336,14 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             return latent if self._base_point_decay is None else self._base_point_decay
         if is_latent(variable):
             return latent
-        return self._weight_decay if self.decay_all or not _is_threshold(variable) else 0.0
+        return self._weight_decay if self.decay_all or variable.shape.rank > 1 else 0.0
 
     def update_step(self, gradient, variable):
         """Möbius step for a base point, SGD for any other variable."""
         index = self._index_dict[self._var_key(variable)]
         ball, decay = self._balls[index], self._decays[index]
         if ball is None:
-            faster = self.threshold_rate if _is_threshold(variable) else 1.0
+            faster = self._faster[index]
             if decay and self.decoupled:
                 rate = faster * tf.cast(self.learning_rate, variable.dtype)
                 variable.assign_sub(tf.minimum(rate * decay / (1 - self.momentum), 1.0) * variable)
@@ -343,13 +375,14 @@ class MobiusSGD(_Divided, tf.keras.optimizers.SGD):
             "decay_all": self.decay_all,
             "decoupled": self.decoupled,
             "threshold_rate": self.threshold_rate,
+            "convolution_rate": self.convolution_rate,
             "step": self.step,
             "others": others,
         }
 
 
 @utils.register_keras_custom_object
-class GroupedAdam(tf.keras.optimizers.Adam):
+class GroupedAdam(_Rates, tf.keras.optimizers.Adam):
     r"""Adam with a decay for each group of variables, where Keras's has one for all.
 
     Decay is decoupled, as in AdamW: a step first takes \(\eta \lambda w\) off a variable. On latent
@@ -373,12 +406,13 @@ class GroupedAdam(tf.keras.optimizers.Adam):
         decay_all: Also decay biases and the scales and shifts of normalization.
         threshold_rate: Times `learning_rate`, the rate of biases and of the scales and shifts of
             normalization (rank 1), which are the thresholds of binary activations. Short runs
-            gain from 10.
+            gain from 10. Scales that a quantizer trains are not among them.
+        convolution_rate: The same for kernels of real convolutions (the first layer, shortcuts).
         name: Name of the optimizer.
         **kwargs: Of `tf.keras.optimizers.Adam`: `beta_2`, `epsilon`, `clipnorm` and so on.
 
     # Raises
-        ValueError: a decay below 0 or not finite, or a `threshold_rate` not above 0.
+        ValueError: a decay below 0 or not finite, or a rate not above 0.
 
     # References
         - [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101)
@@ -394,35 +428,48 @@ class GroupedAdam(tf.keras.optimizers.Adam):
         latent_decay=None,
         decay_all=False,
         threshold_rate=1.0,
+        convolution_rate=1.0,
         name="GroupedAdam",
         **kwargs,
     ):
         _check_decays("GroupedAdam", weight_decay=weight_decay, latent_decay=latent_decay)
-        _check_threshold_rate("GroupedAdam", threshold_rate)
+        _check_rates(
+            "GroupedAdam", threshold_rate=threshold_rate, convolution_rate=convolution_rate
+        )
+        weight_decay = weight_decay or 0.0  # None, Keras's own default, is none
         super().__init__(learning_rate, beta_1, weight_decay=weight_decay, name=name, **kwargs)
         self._weight_decay = weight_decay
         self._latent_decay = latent_decay
         self.decay_all = decay_all
         self.threshold_rate = threshold_rate
+        self.convolution_rate = convolution_rate
 
     def decay_of(self, variable: tf.Variable) -> float:
         """The coefficient of the decay that `variable` gets."""
         if is_latent(variable):
             return self._weight_decay if self._latent_decay is None else self._latent_decay
-        return self._weight_decay if self.decay_all or not _is_threshold(variable) else 0.0
+        return self._weight_decay if self.decay_all or variable.shape.rank > 1 else 0.0
+
+    def build(self, var_list):
+        """Make Adam's slots."""
+        if getattr(self, "_built", False):
+            return
+        super().build(var_list)
+        # Read here: under a distribution strategy `update_step` sees unmarked replicas.
+        self._faster = [self.rate_of(v) for v in var_list]
 
     def update_step(self, gradient, variable):
-        """Adam's step, `threshold_rate` times as long for a threshold."""
-        if not _is_threshold(variable) or self.threshold_rate == 1:
+        """Adam's step, `rate_of(variable)` times as long."""
+        faster = self._faster[self._index_dict[self._var_key(variable)]]
+        if faster == 1:
             return super().update_step(gradient, variable)
         before = tf.identity(variable)
         super().update_step(gradient, variable)
-        variable.assign(before + self.threshold_rate * (variable - before))
+        variable.assign(before + faster * (variable - before))
 
     def _apply_weight_decay(self, variables):
         for variable in variables:
-            rate = self.threshold_rate if _is_threshold(variable) else 1.0
-            self.weight_decay = rate * self.decay_of(variable)
+            self.weight_decay = self.rate_of(variable) * self.decay_of(variable)
             if self.weight_decay:
                 super()._apply_weight_decay([variable])
 
@@ -433,6 +480,7 @@ class GroupedAdam(tf.keras.optimizers.Adam):
             "latent_decay": self._latent_decay,
             "decay_all": self.decay_all,
             "threshold_rate": self.threshold_rate,
+            "convolution_rate": self.convolution_rate,
         }
 
 
@@ -456,8 +504,9 @@ class GeodesicSGD(_Divided):
     (`hbnn_larq.flip_rate`), reached late and changed by width, budget and batch. The lengths stay
     what they were.
 
-    Works on the latent weights of every 1-bit quantizer of Larq and of this package; everything
-    else, base points among it, goes to `others`.
+    Works on the latent weights of every 1-bit quantizer of Larq and of this package, but that the
+    weights behind `MDTanh` are signs of a sum, of which this turns one term: its flips are not
+    those asked for. Everything else, base points among it, goes to `others`.
 
     !!! example
         ```python
@@ -489,9 +538,9 @@ class GeodesicSGD(_Divided):
 
     # Raises
         ValueError: a flip rate outside [0, 0.5], a momentum or `squares` outside [0, 1), an
-            unknown granularity or direction, a `weight_decay`, or in training a kernel without
-            noted filters.
-        TypeError: a legacy optimizer as `others`.
+            unknown granularity or direction, a `weight_decay`, `others` that are no optimizer, or
+            in training a kernel without noted filters.
+        TypeError: a `learning_rate`, or a legacy optimizer as `others`.
 
     # References
         - Optimizing on the sphere: [Optimization Algorithms on Matrix
@@ -516,6 +565,11 @@ class GeodesicSGD(_Divided):
             raise ValueError(
                 f"GeodesicSGD(flip_rate={flip_rate!r}): a share of the weights per step, 0 to 0.5; "
                 "one percent is 0.01. It may be a schedule."
+            )
+        for key in kwargs.keys() & {"lr", "learning_rate"}:
+            raise TypeError(
+                f"GeodesicSGD({key}={kwargs[key]!r}): latent weights have no learning rate here; "
+                "give flip_rate, and `others` a learning rate of its own."
             )
         if kwargs.get("weight_decay"):
             raise ValueError(

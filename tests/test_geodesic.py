@@ -393,10 +393,23 @@ def test_legacy_optimizers_are_refused():
             optimizer(0.01, others=legacy)
 
 
+@pytest.mark.parametrize("others", ["no such", None])
+def test_others_that_are_no_optimizer(others):
+    with pytest.raises(ValueError, match=r"GeodesicSGD\(others=.*\): not an optimizer; give one"):
+        GeodesicSGD(0.01, others=others)
+
+
 def test_a_decay_that_turns_nothing_is_refused():
     message = r"GeodesicSGD\(weight_decay=0.1\): it would only shorten .*; give it to `others`"
     with pytest.raises(ValueError, match=message):
         GeodesicSGD(0.01, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("key", ["lr", "learning_rate"])
+def test_a_learning_rate_is_refused(key):
+    """Keras would take `lr` and ignore it."""
+    with pytest.raises(TypeError, match=rf"GeodesicSGD\({key}=0.05\): .*; give flip_rate, and"):
+        GeodesicSGD(**{key: 0.05})
 
 
 @pytest.mark.parametrize(

@@ -144,12 +144,12 @@ def test_flips_stay_somewhat_below_the_law_at_the_balance(rng):
 def test_the_optimizer_of_a_recipe():
     optimizer = build_optimizer(RECIPE, 64)
     assert type(optimizer) is MobiusSGD and type(optimizer.others) is GroupedAdam
-    asked = RECIPE.changed(flip_rate=0.01, momentum=0.8, threshold_rate=10)
+    asked = RECIPE.changed(flip_rate=0.01, momentum=0.8, threshold_rate=10, convolution_rate=3)
     optimizer = build_optimizer(asked, 64)
     assert type(optimizer) is GeodesicSGD
     adam = optimizer.others.others
-    assert adam.threshold_rate == 10
-    assert build_optimizer(asked.changed(optimizer="sgd"), 64).others.threshold_rate == 10
+    assert (adam.threshold_rate, adam.convolution_rate) == (10, 3)
+    assert build_optimizer(asked.changed(optimizer="sgd"), 64).others.convolution_rate == 3
     model = network()
     assert [adam.decay_of(v) for v in model.trainable_variables] == [1.0, 0.5, 0.0]
     assert (adam.beta_1, optimizer.momentum) == (0.8, 0.8)

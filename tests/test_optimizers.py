@@ -183,6 +183,61 @@ def test_thresholds_learn_at_a_rate_of_their_own(make, options):
 
 
 @pytest.mark.parametrize("make", [MobiusSGD, GroupedAdam])
+def test_scales_that_a_quantizer_trains_are_no_thresholds(make):
+    layer = lq.layers.QuantConv2D(4, 3, kernel_quantizer="rbnn", input_shape=(8, 8, 4))
+    tf.keras.Sequential([layer])
+    before = {v.name: v.numpy() for v in layer.trainable_variables}
+    optimizer = make(0.01, threshold_rate=10)
+    optimizer.apply_gradients([(tf.ones_like(v), v) for v in layer.trainable_variables])
+    moved = {v.name: before[v.name] - v.numpy() for v in layer.trainable_variables}
+    assert len(moved) == 4
+    for name, step in moved.items():
+        wanted = 0.1 if "bias" in name else 0.01
+        np.testing.assert_allclose(step, wanted, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("make", [MobiusSGD, GroupedAdam])
+def test_real_convolutions_learn_at_a_rate_of_their_own(make):
+    """Neither binary kernels nor the dense layer do."""
+    model = tf.keras.Sequential([
+        tf.keras.layers.Conv2D(4, 3, name="real", input_shape=(8, 8, 3)),
+        lq.layers.QuantConv2D(4, 3, kernel_quantizer="ste_sign", name="binary"),
+        lq.layers.QuantConv2D(4, 1, kernel_quantizer="slb", name="states"),
+        tf.keras.layers.Flatten(),
+        tf.keras.layers.Dense(4, name="dense"),
+    ])  # fmt: skip
+    variables = model.trainable_variables
+    before = [v.numpy() for v in variables]
+    optimizer = make(0.01, threshold_rate=10, convolution_rate=3)
+    optimizer.apply_gradients([(tf.ones_like(v), v) for v in variables])
+    for v, old in zip(variables, before, strict=True):
+        wanted = {"real/kernel:0": 0.03}.get(v.name, 0.1 if "bias" in v.name else 0.01)
+        np.testing.assert_allclose(old - v.numpy(), wanted, rtol=1e-3, err_msg=v.name)
+    config = optimizer.get_config()
+    assert make.from_config(config).convolution_rate == 3
+    del config["convolution_rate"]  # of a file from before
+    assert make.from_config(config).convolution_rate == 1
+
+
+@pytest.mark.parametrize("quantizer", ["hyperbolic", "rbnn"])
+@pytest.mark.parametrize("make", [MobiusSGD, GroupedAdam])
+def test_no_decay_is_none_as_in_keras(make, quantizer):
+    def train(weight_decay):
+        tf.keras.utils.set_random_seed(0)
+        layer = lq.layers.QuantDense(4, kernel_quantizer=quantizer, input_shape=(8,))
+        model = tf.keras.Sequential([layer])
+        optimizer = make(0.01, weight_decay=weight_decay)
+        if make is GroupedAdam:
+            optimizer = MobiusSGD(0.01, others=optimizer)
+        model.compile(optimizer, "mse")
+        model.fit(tf.ones((8, 8)), tf.ones((8, 4)), epochs=2, verbose=0)
+        return model.get_weights()
+
+    for none, zero in zip(train(None), train(0.0), strict=True):
+        np.testing.assert_array_equal(none, zero)
+
+
+@pytest.mark.parametrize("make", [MobiusSGD, GroupedAdam])
 def test_the_rate_of_thresholds_is_kept_with_the_optimizer(make):
     config = make(threshold_rate=10).get_config()
     assert make.from_config(config).threshold_rate == 10
@@ -191,10 +246,11 @@ def test_the_rate_of_thresholds_is_kept_with_the_optimizer(make):
 
 
 @pytest.mark.parametrize("make", [MobiusSGD, GroupedAdam])
+@pytest.mark.parametrize("key", ["threshold_rate", "convolution_rate"])
 @pytest.mark.parametrize("rate", [0, -1.0, float("inf"), float("nan")])
-def test_rates_of_thresholds_that_are_none(make, rate):
-    with pytest.raises(ValueError, match=rf"{make.__name__}\(threshold_rate=.*\): a finite number"):
-        make(threshold_rate=rate)
+def test_factors_on_the_rate_that_are_none(make, key, rate):
+    with pytest.raises(ValueError, match=rf"{make.__name__}\({key}=.*\): a finite number above 0"):
+        make(**{key: rate})
 
 
 def test_decays_left_out():
@@ -353,7 +409,9 @@ def test_arguments_without_effect():
         MobiusSGD(momentum=0.9, others="adam")
     with pytest.raises(ValueError, match="would have no effect"):
         MobiusSGD(decoupled=True, others="adam")
-    with pytest.raises(ValueError, match="threshold_rate would have no effect"):
+    with pytest.raises(
+        ValueError, match="threshold_rate and convolution_rate would have no effect"
+    ):
         MobiusSGD(threshold_rate=10.0, others="adam")
     with pytest.raises(ValueError, match=r"momentum=1.0, decoupled=True\): .* must be below 1"):
         MobiusSGD(momentum=1.0, decoupled=True)

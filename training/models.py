@@ -95,6 +95,7 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         "latent_decay": recipe.latent_decay,
         "decay_all": recipe.decay_all,
         "threshold_rate": recipe.threshold_rate,
+        "convolution_rate": recipe.convolution_rate,
     }
     of_base_points = {"step": recipe.base_point_step, "base_point_decay": recipe.base_point_decay}
     optimizer: tf.keras.optimizers.Optimizer

@@ -67,6 +67,7 @@ class Recipe:
             swinging the weights of short runs through zero (see `MobiusSGD`); Adam's always is.
         threshold_rate: times the learning rate, the rate of biases and of the scales and shifts of
             batch normalisation, the thresholds of binary activations.
+        convolution_rate: the same for kernels of real convolutions (first layer, shortcuts).
         flip_rate: highest share of the binary weights asked to flip per step, scheduled like the
             learning rate: `GeodesicSGD` then turns the latents, and learning rate and
             `latent_decay` have no say in them. None leaves them to `optimizer`.
@@ -108,6 +109,7 @@ class Recipe:
     latent_decay: float = 5e-4
     decay: str = "coupled"
     threshold_rate: float = 1.0
+    convolution_rate: float = 1.0
     flip_rate: float | None = None
     flip_direction: str = "momentum"
     base_point_decay: float | None = None
@@ -122,7 +124,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             self._require(name, getattr(self, name) >= 1, "a whole number, 1 or above")
-        for name in ("learning_rate", "threshold_rate", "width", "r"):
+        for name in ("learning_rate", "threshold_rate", "convolution_rate", "width", "r"):
             value = getattr(self, name)
             self._require(name, value > 0 and math.isfinite(value), "a finite number above 0")
         self._require(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe
 
-__all__ = ["Spread", "accuracy", "paired_difference", "repeat", "spread"]
+__all__ = ["Difference", "Spread", "accuracy", "paired_difference", "repeat", "spread"]
 
 
 class Spread(NamedTuple):
