@@ -6,7 +6,7 @@ into `model.fit`. The loop of `hbnn_larq.training` uses the same parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -150,6 +150,8 @@ class FlipMonitor(tf.keras.callbacks.Callback):
     percent of a step with `every=1`; `every=10` counts one step in ten (two readings each) and
     makes the cost vanish.
 
+    A model without an input shape is built by its first batch, and watched from the end of it.
+
     # Arguments
         every: count the flips of one step in this many, 1 or above.
 
@@ -177,13 +179,17 @@ class FlipMonitor(tf.keras.callbacks.Callback):
         self.history: list[dict[str, dict[str, float]]] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._counter = FlipCounter(self.model)
-        self._initial = self._epoch_start = self._before = self._counter.signs()
+        self._watch()
         optimizer = getattr(self.model, "optimizer", None)
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
         self._asking = optimizer if isinstance(optimizer, GeodesicSGD) else None
         self._step = 0
         self.history = []
+
+    def _watch(self) -> None:
+        self._counter = FlipCounter(self.model)
+        self._initial = self._epoch_start = self._before = self._counter.signs()
+        self._flips = dict.fromkeys(self._counter.names, 0)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._flips = dict.fromkeys(self._counter.names, 0)
@@ -196,7 +202,9 @@ class FlipMonitor(tf.keras.callbacks.Callback):
             self._before = self._counter.signs()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._step % self.every == 0:
+        if self._step == 0 and not self._counter.names:
+            self._watch()
+        elif self._step % self.every == 0:
             flips, self._before = self._counter.flips_since(self._before)
             for name, count in flips.items():
                 self._flips[name] += count
@@ -249,17 +257,23 @@ class StopOnNaN(tf.keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        variables = self.model.trainable_variables
+        # Made after the first batch: a model without an input shape is built by it.
+        self._finite: Callable[[], tf.Tensor] | None = None
 
-        def finite() -> tf.Tensor:
-            checks = [tf.reduce_all(tf.math.is_finite(_latent(v))) for v in variables]
-            return tf.reduce_all(checks) if checks else tf.constant(True)
+    def _weights_are_finite(self) -> bool:
+        if self._finite is None:
+            variables = self.model.trainable_variables
 
-        self._finite = tf.function(finite)
+            def finite() -> tf.Tensor:
+                checks = [tf.reduce_all(tf.math.is_finite(_latent(v))) for v in variables]
+                return tf.reduce_all(checks) if checks else tf.constant(True)
+
+            self._finite = tf.function(finite)
+        return bool(self._finite())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
-        if np.all(np.isfinite(loss)) and bool(self._finite()):
+        if np.all(np.isfinite(loss)) and self._weights_are_finite():
             return
         first = first_non_finite(self.model)
         if first is None:

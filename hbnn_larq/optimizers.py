@@ -577,7 +577,7 @@ class GeodesicSGD(_Divided):
                 "latent weights, of which the direction alone counts; give it to `others`."
             )
         for key, value in {"momentum": momentum, "squares": squares}.items():
-            if not 0 <= value < 1:
+            if not (isinstance(value, Real) and 0 <= float(value) < 1):
                 raise ValueError(f"GeodesicSGD({key}={value!r}): at least 0 and below 1.")
         for key, value, choices in (
             ("granularity", granularity, ("filter", "layer")),

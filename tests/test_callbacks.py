@@ -171,3 +171,36 @@ def test_monitor_takes_whole_numbers_of_numpy_and_no_booleans():
     assert str(error.value) == (
         "FlipMonitor(every=True): a whole number of steps, 1 or above; 1 counts every step."
     )
+
+
+def watched_run(built: bool, every: int):
+    """Two epochs of five steps of a model that has its input shape, or gets it with a batch."""
+    shape = {"input_shape": (6,)} if built else {}
+    start = tf.keras.initializers.RandomUniform(-0.05, 0.05, seed=3)
+    model = tf.keras.Sequential(
+        [lq.layers.QuantDense(40, kernel_quantizer="ste_sign", kernel_initializer=start, **shape)]
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 6)).astype("f"), rng.normal(size=(20, 40)).astype("f")
+    model.compile("adam", "mse")
+    monitor = callbacks.FlipMonitor(every=every)
+    watch = [monitor, callbacks.StopOnNaN()]
+    logs = model.fit(x, y, 4, epochs=2, shuffle=False, verbose=0, callbacks=watch).history
+    return logs, monitor.history
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_model_that_its_first_batch_builds_is_watched_from_there(every):
+    (logs, rows), (late_logs, late_rows) = watched_run(True, every), watched_run(False, every)
+    assert logs.keys() == late_logs.keys() and "flips_per_step" in logs
+    np.testing.assert_allclose(late_logs["loss"], logs["loss"], rtol=1e-5)
+    for what in ("flips_per_step", "flips_per_epoch"):  # of the second epoch, which is whole
+        assert list(late_rows[1][what].values()) == list(rows[1][what].values())
+    assert len(late_rows) == 2 and late_logs["flips_vs_init"][0] > 0
+
+
+def test_a_model_that_its_first_batch_builds_is_stopped_too():
+    model = tf.keras.Sequential([tf.keras.layers.Dense(3, name="late")])
+    model.compile(tf.keras.optimizers.SGD(float("inf")), "mse")
+    with pytest.raises(FloatingPointError, match=r"step 0 .* not finite: all weights"):
+        model.fit(np.ones((4, 2)), np.ones((4, 3)), verbose=0, callbacks=[callbacks.StopOnNaN()])

@@ -421,7 +421,7 @@ def test_shares_that_are_none(rate):
 
 
 @pytest.mark.parametrize("key", ["momentum", "squares"])
-@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan"), "0.9", None])
 def test_momentum_out_of_range(key, value):
     with pytest.raises(ValueError, match=rf"GeodesicSGD\({key}=.*\): at least 0 and below 1"):
         GeodesicSGD(**{key: value})
