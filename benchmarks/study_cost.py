@@ -76,22 +76,24 @@ def main() -> int:
         print(json.dumps(alone(args.alone, args.width)))
         return 0
     tf.get_logger().setLevel("ERROR")
-    results: dict[str, Any] = {
-        "machine": machine(("tensorflow", "larq", "hbnn_larq")),
-        "rounds": args.rounds,
-        "width": args.width,
-        "methods": {},
-    }
     words = (*METHODS, GEODESIC, FLOAT)
+    methods: dict[str, dict[str, Any]] = {}
     for name in words:
         child = [sys.executable, __file__, "--alone", name, "--width", str(args.width)]
         found = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
-        results["methods"][name] = json.loads(found.stdout.splitlines()[-1])
-        print(name, results["methods"][name], flush=True)
-    seconds = in_turns({name: prepared(name, args.width)[1] for name in words}, args.rounds)
+        methods[name] = json.loads(found.stdout.splitlines()[-1])
+        print(name, methods[name], flush=True)
+    contenders = {name: prepared(name, args.width)[1] for name in words}
+    results = {
+        "machine": machine(("tensorflow", "larq", "hbnn_larq")),  # its load when timing begins
+        "rounds": args.rounds,
+        "width": args.width,
+        "methods": methods,
+    }
+    seconds = in_turns(contenders, args.rounds)
     for name, values in seconds.items():
         pairs = zip(values, seconds[PLAIN], strict=True)
-        row = results["methods"][name]
+        row = methods[name]
         row["step_ms"] = 1e3 * statistics.median(values)
         row["step_ratio"] = statistics.median(a / b for a, b in pairs)
         print(f"{name:55}{row['step_ms']:9.1f} ms{row['step_ratio']:7.2f}", flush=True)

@@ -243,12 +243,12 @@ def test_the_table_of_the_evidence_is_replaced_and_nothing_else(study, tmp_path)
     finish(study, results, "adam", better=study.grid_of(study.PLAIN_ADAM)[9], test=78.0)
     best = study.grid_of(study.PLAIN_DECOUPLED)[9]
     finish(study, results, "decoupled", better=best, test=77.5)
-    mark, other, _ = study_report.TABLES
+    mark, other, *_ = study_report.TABLES
     text = f"before\n{mark}\n| old |\n|---|\n\nafter\n| kept |\n{other}\n\nend\n"
     once = study_report.refreshed(text, results)
     assert once.startswith(f"before\n{mark}\n| case (steps) |")
     assert f"|\n\nafter\n| kept |\n{other}\n| case | plain" in once
-    assert once.endswith("|\nend\n")
+    assert once.endswith("|\n\nend\n")
     assert (
         "| digits-vgg-20* | 77.00 ± 0.00 (5) | 77.50 ± 0.00 (5) | lr 0.1, sum 0.3 "
         "| 78.00 ± 0.00 (5) | lr 0.01, sum 0.3 |"
@@ -285,6 +285,36 @@ def test_fast_thresholds_are_shown_beside_each_tuned_sign(study, tmp_path):
     assert len(cells) == len(head.strip("|").split("|"))
     shown = [float(cell.split()[0]) for cell in cells[1:]]
     assert shown == [75.0, 79.0, 4.0, 75.0, 78.0, 3.0, 71.0, 73.0, 2.0, 4.0, 1.0]
+    finish(study, results, "high", case=case, test=80.0)
+    finish(study, results, "convolutions", case=case, test=82.0)
+    (_, _, row) = study_report.TABLES["<!-- high -->"](results).splitlines()
+    cells = row.strip("| ").split(" | ")
+    assert cells.pop() == "-"
+    shown = [float(cell.split()[0]) for cell in cells[1:]]
+    assert shown == [79.0, 80.0, 5.0, 2.0, 82.0, 7.0, 4.0, 75.0]
+
+
+def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    small, large = "digits-vgg-5", "textures-vgg-5"
+    other = next(words for words in study.ASKED if words.startswith("irnet:"))
+    finish(study, results, "asked", case=small, test=70.0)
+    finish(study, results, "asked", case=large, test=50.0)
+    for seed in study.SEEDS:  # as much better on one case as worse on the other, but for 1 point
+        results.lines[small, other, seed]["test"] += 10.0 + seed
+        results.lines[large, other, seed]["test"] -= 8.0 + seed
+    head, _, *rows = study_report.TABLES["<!-- asked -->"](results).splitlines()
+    assert len(rows) == len(study.METHODS)
+    assert [cell.strip() for cell in head.strip("|").split("|")] == [
+        "method", small, "difference", large, "difference", "mean of all",
+    ]  # fmt: skip
+    cells = {row.split(" | ")[0]: row.strip(" |").split(" | ") for row in rows}
+    assert cells["| ste_sign"][1:] == ["70.00 ± 0.00 (5)", "-", "50.00 ± 0.00 (5)", "-", "-"]
+    mine = cells["| irnet:input_quantizer=ede_sign"]
+    assert mine[1] == "82.00 ± 1.58 (5)" and mine[2].startswith("+12.00 [+10.04, +13.96]")
+    assert mine[5] == "+1.00 [+1.00, +1.00]"
 
 
 def test_published_results_are_whole(study):
