@@ -558,10 +558,11 @@ def _methods_plot(results: Results, path: Path) -> bool:
             for name, words in tuned.items()
             if words and tuned[PLAIN]
         }
-    cases = _asked_cases(results)
-    panels[f"asked flips\nmean of {len(cases)} cases"] = {
-        name: _asked_mean(results, words, cases) for name, words in zip(METHODS, ASKED, strict=True)
-    }
+        panels[f"same asked flips\n{case}"] = {
+            name: _paired(results, case, words, ASKED[0])
+            for name, words in zip(METHODS, ASKED, strict=True)
+            if _complete(results, case, words)
+        }
     drawn = {
         title: {name: row for name, row in rows.items() if row and name != PLAIN}
         for title, rows in panels.items()
