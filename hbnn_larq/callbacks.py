@@ -7,7 +7,6 @@ into `model.fit`. The loop of `hbnn_larq.training` uses the same parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import tensorflow as tf
 from larq.context import quantized_scope
 from larq.quantized_variable import QuantizedVariable
 
+from hbnn_larq.arguments import require_whole
 from hbnn_larq.metrics import edge_share, information_gain
 from hbnn_larq.optimizers import GeodesicSGD
 from hbnn_larq.poincare import ball_of
@@ -170,11 +170,7 @@ class FlipMonitor(tf.keras.callbacks.Callback):
 
     def __init__(self, every: int = 1):
         super().__init__()
-        if not isinstance(every, Integral) or isinstance(every, bool) or every < 1:
-            raise ValueError(
-                f"FlipMonitor(every={every!r}): a whole number of steps, 1 or above; "
-                "1 counts every step."
-            )
+        require_whole("FlipMonitor", "every", every, 1)
         self.every: int = int(every)
         self.history: list[dict[str, dict[str, float]]] = []
 

@@ -8,8 +8,12 @@ NumPy only: no model, no Keras. `hbnn_larq.callbacks` applies them to a model in
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
+
+from hbnn_larq.arguments import require_between
 
 __all__ = ["edge_share", "flip_share", "information_gain", "sign_entropy"]
 
@@ -94,12 +98,9 @@ def edge_share(p: ArrayLike, *, r: float, axis: int | tuple[int, ...]) -> np.nda
         One share per vector: 0 at the centre, 1 at the edge.
 
     # Raises
-        ValueError: unless r is above 0.
+        ValueError: unless r is a finite number above 0.
     """
-    if not r > 0:
-        raise ValueError(
-            f"edge_share(r={r}): r must be above 0, since the ball it names has radius 1/sqrt(r)."
-        )
+    require_between("edge_share", "r", r, 0, math.inf)
     p = np.asarray(p, dtype=np.float64)
     return np.sqrt(r * np.sum(p * p, axis=axis))
 

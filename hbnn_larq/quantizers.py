@@ -24,14 +24,13 @@ sign. At inference only the signs remain: `hbnn_larq.fold` writes them into a pl
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import larq as lq
 import tensorflow as tf
 from larq import utils
 from larq.quantized_variable import QuantizedVariable
 
 from hbnn_larq import epc, poincare
+from hbnn_larq.arguments import require_whole
 from hbnn_larq.layer_quantizers import KernelQuantizer
 
 __all__ = ["EPC", "BallQuantizer", "Hyperbolic", "HyperbolicBoundary"]
@@ -247,10 +246,7 @@ class EPC(BallQuantizer):
     """
 
     def __init__(self, r: float = 0.05, granularity: str = "filter", size: int = 2, **kwargs):
-        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-            raise ValueError(
-                f"EPC(size={size!r}): a cluster has a whole number of base points, at least 1."
-            )
+        require_whole("EPC", "size", size, 1)
         self.size: int = int(size)
         super().__init__(r, granularity, **kwargs)
 

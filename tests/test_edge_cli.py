@@ -375,8 +375,12 @@ def test_the_output_of_another_file_is_refused(folder, tmp_path, capsys):
 def test_benchmark_refuses_nonsense(folder):
     with pytest.raises(ValueError, match=r"give the .tflite file, the Keras model, or both"):
         benchmark()
-    with pytest.raises(ValueError, match=r"threads=\[0\] and runs=60 must be whole numbers"):
+    with pytest.raises(ValueError, match=r"benchmark\(threads=0\): a whole number, 1 or above"):
         benchmark(folder / "net.tflite", threads=[0])
+    with pytest.raises(ValueError, match=r"benchmark\(threads=\[\]\): at least one number"):
+        benchmark(folder / "net.tflite", threads=[])
+    with pytest.raises(ValueError, match=r"benchmark\(runs=0.5\): a whole number, 1 or above"):
+        benchmark(folder / "net.tflite", runs=0.5)
     assert main(["benchmark", str(folder / "none.tflite")]) == 2
 
 

@@ -313,7 +313,7 @@ def test_predict_names_what_is_wrong(tmp_path, converted):
         predict(tflite, [images(), images()])
     with pytest.raises(ValueError, match=r"n at least 1, got \(0, 8, 8, 32\)"):
         predict(tflite, images(0))
-    with pytest.raises(ValueError, match=r"threads must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"predict\(threads=0\): a whole number, 1 or above"):
         predict(tflite, images(), threads=0)
     with pytest.raises(TypeError, match=r"tflite must be the bytes .* got int"):
         predict(3, images())

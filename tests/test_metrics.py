@@ -49,5 +49,6 @@ def test_edge_share_is_one_on_the_sphere_of_the_ball():
     p = np.zeros((3, 3, 4, 2))
     p[0, 0, 0] = [1 / np.sqrt(r), 0.5 / np.sqrt(r)]
     np.testing.assert_allclose(metrics.edge_share(p, r=r, axis=(0, 1, 2)), [1, 0.5])
-    with pytest.raises(ValueError, match=r"edge_share\(r=0\)"):
-        metrics.edge_share(p, r=0, axis=-1)
+    for bad in (0, None, float("nan"), True):
+        with pytest.raises(ValueError, match=rf"edge_share\(r={bad!r}\): a number above 0"):
+            metrics.edge_share(p, r=bad, axis=-1)

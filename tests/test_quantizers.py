@@ -475,7 +475,7 @@ def test_unknown_granularity(kind):
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "2"])
 def test_cluster_without_points(size):
-    with pytest.raises(ValueError, match=r"EPC\(size=.*at least 1"):
+    with pytest.raises(ValueError, match=r"EPC\(size=.*a whole number, 1 or above"):
         EPC(size=size)
 
 

@@ -38,6 +38,7 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import plots, span
+from hbnn_larq.arguments import require_whole
 from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
 from hbnn_larq.doctor import examine_epoch
 from hbnn_larq.flip_rate import SETTLED_SUM, verdict
@@ -121,8 +122,7 @@ def fit(
     for name, count in counts.items():
         if count is None and name == "checkpoint_every":
             continue
-        if not (isinstance(count, int) and count >= 1):
-            raise ValueError(f"fit({name}={count!r}): a whole number, 1 or above.")
+        require_whole("fit", name, count, 1)
     workdir = Path(workdir)
     # Before anything else: collective operations can only be set up at the start.
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 from zookeeper import ComponentField, Field
 
+from hbnn_larq.arguments import is_number, require_whole
 from hbnn_larq.zoo import weight_files
 from hbnn_larq.zoo.blocks import Blocks, quantizer_maker
 from hbnn_larq.zoo.pretrained import Pretrained, bar, fetch, find
@@ -97,7 +98,7 @@ class ZooFactory:
     def channels(self, filters: int) -> int:
         """The number of channels that `width` makes of `filters`, at least one."""
         width = self.choice("width")
-        if not isinstance(width, int | float) or not 0 < width < float("inf"):
+        if not is_number(width) or not 0 < width < float("inf"):
             raise ValueError(
                 f"{self.name}(width={width!r}): width multiplies the number of channels and must "
                 "be a number above 0; 1.0 is the network of the literature, 0.5 half its channels."
@@ -107,10 +108,7 @@ class ZooFactory:
     def classes(self) -> int:
         """The checked number of classes."""
         classes = self.choice("num_classes")
-        if not isinstance(classes, numbers.Integral) or classes < 1:
-            raise ValueError(
-                f"{self.name}(num_classes={classes!r}): num_classes must be a whole number above 0."
-            )
+        require_whole(self.name, "num_classes", classes, 1)
         return int(classes)
 
     def blocks(self, kernel_initializer: Callable[[], Any], gamma: float = 1.0) -> Blocks:

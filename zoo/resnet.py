@@ -1,10 +1,12 @@
 """Residual networks of the binary literature, from one table of stages and shortcuts."""
 
+import math
 from typing import Any, ClassVar
 
 import tensorflow as tf
 from zookeeper import Field, factory
 
+from hbnn_larq.arguments import require_between
 from hbnn_larq.zoo.blocks import (
     Blocks,
     classifier,
@@ -129,10 +131,7 @@ class ResNetFactory(ZooFactory):
     def gamma(self) -> float:
         """The checked initial scale of the batch normalisations."""
         gamma = self.choice("gamma_init")
-        if not isinstance(gamma, int | float) or not 0 < gamma < float("inf"):
-            raise ValueError(
-                f"{self.name}(gamma_init={gamma!r}): gamma_init must be a number above 0."
-            )
+        require_between(self.name, "gamma_init", gamma, 0, math.inf)
         return float(gamma)
 
     def stem_layers(self, blocks: Blocks, image: tf.Tensor, stem: str) -> tf.Tensor:

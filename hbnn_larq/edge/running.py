@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hbnn_larq.arguments import require_whole
 from hbnn_larq.edge import engine
 from hbnn_larq.edge.flatbuffer import TFLiteFile
 
@@ -97,9 +98,8 @@ def predict(
     """
     call = "predict(tflite, images)"
     data = read_tflite(tflite, call=call)
-    if not (isinstance(threads, int) and threads >= 1):
-        raise ValueError(f"{call}: threads must be a whole number of at least 1, got {threads!r}.")
-    interpreter = Interpreter(data, threads=threads, call=call)
+    require_whole("predict", "threads", threads, 1)
+    interpreter = Interpreter(data, threads=int(threads), call=call)
     inputs = as_inputs(images, interpreter, call=call)
     rows = [interpreter.run([array[i : i + 1] for array in inputs]) for i in range(len(inputs[0]))]
     outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from hbnn_larq.arguments import require, require_whole
 from hbnn_larq.edge import engine
 from hbnn_larq.edge.conversion import convert, write_atomically
 from hbnn_larq.edge.running import read_tflite
@@ -129,7 +130,8 @@ def benchmark(
         A `Benchmark`.
 
     # Raises
-        ValueError: neither file nor model; thread counts or runs below 1; twins to keep without
+        ValueError: neither file nor model; no thread counts; thread counts, runs or warm-up runs
+            that are no whole numbers of at least 1, 1 and 0; twins to keep without
             model or path.
     """
     call = "benchmark(tflite, model)"
@@ -138,11 +140,12 @@ def benchmark(
     if threads is None:
         cores = os.cpu_count() or 1
         threads = sorted({min(2**k, cores) for k in range(8)})
-    if not threads or not all(isinstance(n, int) and n >= 1 for n in threads) or runs < 1:
-        raise ValueError(
-            f"{call}: threads={list(threads)!r} and runs={runs!r} must be whole numbers of at "
-            "least 1."
-        )
+    require(len(threads) > 0, "benchmark", "threads", threads, "at least one number of threads")
+    for number in threads:
+        require_whole("benchmark", "threads", number, 1)
+    require_whole("benchmark", "runs", runs, 1)
+    require_whole("benchmark", "warmup", warmup, 0)
+    threads, runs, warmup = [int(number) for number in threads], int(runs), int(warmup)
     if keep_twins and (model is None or tflite is None or isinstance(tflite, bytes)):
         raise ValueError(
             f"{call}: keep_twins=True writes the twins beside the file, so it needs the file's "

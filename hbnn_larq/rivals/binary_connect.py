@@ -13,9 +13,9 @@ import larq as lq
 import tensorflow as tf
 from larq import utils
 
+from hbnn_larq.arguments import require_between
 from hbnn_larq.layer_quantizers import KernelQuantizer
 from hbnn_larq.rivals import gradients
-from hbnn_larq.rivals.arguments import require_between
 
 __all__ = ["BinaryConnect"]
 

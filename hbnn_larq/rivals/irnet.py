@@ -12,8 +12,8 @@ import math
 import tensorflow as tf
 from larq import utils
 
+from hbnn_larq.arguments import require, require_between
 from hbnn_larq.rivals import gradients
-from hbnn_larq.rivals.arguments import require, require_between
 from hbnn_larq.rivals.progress import ScheduledInputQuantizer, ScheduledKernelQuantizer
 from hbnn_larq.rivals.standardization import standardize
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
+from hbnn_larq.arguments import require_whole
 from hbnn_larq.layer_quantizers import KernelQuantizer, LayerQuantizer
-from hbnn_larq.rivals.arguments import require_whole
 
 __all__ = [
     "ScheduledInputQuantizer",

@@ -13,8 +13,8 @@ import types
 import tensorflow as tf
 from larq import utils
 
+from hbnn_larq.arguments import require_between
 from hbnn_larq.layer_quantizers import trains
-from hbnn_larq.rivals.arguments import require_between
 
 __all__ = ["DistributionLoss", "add_distribution_loss", "distribution_loss"]
 

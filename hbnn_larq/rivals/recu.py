@@ -12,9 +12,9 @@ import larq as lq
 import tensorflow as tf
 from larq import utils
 
+from hbnn_larq.arguments import require, require_between
 from hbnn_larq.layer_quantizers import LayerQuantizer, trains
 from hbnn_larq.rivals import gradients
-from hbnn_larq.rivals.arguments import require, require_between
 from hbnn_larq.rivals.progress import ScheduledKernelQuantizer
 from hbnn_larq.rivals.standardization import standardize
 

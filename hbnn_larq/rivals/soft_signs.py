@@ -26,9 +26,9 @@ import numpy as np
 import tensorflow as tf
 from larq import utils
 
+from hbnn_larq.arguments import is_number, require, require_between
 from hbnn_larq.layer_quantizers import trains
 from hbnn_larq.rivals import gradients
-from hbnn_larq.rivals.arguments import is_number, require, require_between
 from hbnn_larq.rivals.progress import ScheduledKernelQuantizer
 
 __all__ = [

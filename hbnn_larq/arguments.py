@@ -1,4 +1,4 @@
-"""Checks of the arguments of rivals, with one form of message."""
+"""Checks of arguments, with one form of message."""
 
 from __future__ import annotations
 
