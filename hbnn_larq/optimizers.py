@@ -18,6 +18,7 @@ from larq import utils
 from larq.quantized_variable import QuantizedVariable
 
 from hbnn_larq import poincare, sphere
+from hbnn_larq.arguments import require_between
 from hbnn_larq.layer_quantizers import is_quantizer_state
 
 __all__ = [
@@ -392,8 +393,8 @@ class GroupedAdam(_Rates, tf.keras.optimizers.Adam):
 
     !!! example
         ```python
-        others = hbnn_larq.optimizers.GroupedAdam(0.003, weight_decay=1e-4)
-        model.compile(hbnn_larq.optimizers.GeodesicSGD(0.01, others=others), "mse")
+        others = hbnn_larq.optimizers.GroupedAdam(0.003, threshold_rate=10)
+        model.compile(hbnn_larq.optimizers.GeodesicSGD(0.02, others=others), "mse")
         ```
 
     # Arguments
@@ -504,6 +505,11 @@ class GeodesicSGD(_Divided):
     (`hbnn_larq.flip_rate`), reached late and changed by width, budget and batch. The lengths stay
     what they were.
 
+    A momentum sums gradients over some \(1 / (1 - \mu)\) steps, and in these the vectors turn: at
+    1 % of flips and \(\mu = 0.9\) by a tenth of the way to their opposite. With `memory` a step
+    keeps no more of it than \(1 - f / \mathrm{memory}\), so that what it remembers was measured
+    near by: as f falls, momentum grows longer in steps and stays as long in flips.
+
     Works on the latent weights of every 1-bit quantizer of Larq and of this package, but that the
     weights behind `MDTanh` are signs of a sum, of which this turns one term: its flips are not
     those asked for. Everything else, base points among it, goes to `others`.
@@ -514,8 +520,8 @@ class GeodesicSGD(_Divided):
         cosine = tf.keras.optimizers.schedules.CosineDecay
         model.compile(
             hbnn_larq.optimizers.GeodesicSGD(
-                flip_rate=cosine(0.01, steps),
-                others=hbnn_larq.optimizers.MobiusSGD(cosine(0.1, steps), momentum=0.9),
+                flip_rate=cosine(0.02, steps),
+                others=hbnn_larq.optimizers.GroupedAdam(cosine(0.003, steps), threshold_rate=10),
             ),
             loss="sparse_categorical_crossentropy",
         )
@@ -528,6 +534,9 @@ class GeodesicSGD(_Divided):
             `ReduceLROnPlateau` then lowers the flips, and not the rate of `others`.
         others: Optimizer of all other variables, with a schedule of its own.
         momentum: Share of the momentum that a step keeps, at least 0 and below 1.
+        memory: Share of the weights that may flip while momentum remembers, above 0: a step keeps
+            `1 - flip_rate / memory` of it where that is less than `momentum`, and none where the
+            flip rate is above. `None` keeps `momentum` always.
         granularity: `"filter"`: the weights of each output filter turn by the angle; `"layer"`:
             those of the whole kernel do, so that some filters turn more than others.
         direction: Where u comes from: `"momentum"`, its `"sign"` (every weight pulls alike), or
@@ -537,9 +546,9 @@ class GeodesicSGD(_Divided):
         **kwargs: Of `tf.keras.optimizers.Optimizer`: `clipnorm`, `use_ema` and so on.
 
     # Raises
-        ValueError: a flip rate outside [0, 0.5], a momentum or `squares` outside [0, 1), an
-            unknown granularity or direction, a `weight_decay`, `others` that are no optimizer, or
-            in training a kernel without noted filters.
+        ValueError: a flip rate outside [0, 0.5], a momentum or `squares` outside [0, 1), a memory
+            not above 0, an unknown granularity or direction, a `weight_decay`, `others` that are
+            no optimizer, or in training a kernel without noted filters.
         TypeError: a `learning_rate`, or a legacy optimizer as `others`.
 
     # References
@@ -550,10 +559,11 @@ class GeodesicSGD(_Divided):
 
     def __init__(
         self,
-        flip_rate=0.01,
+        flip_rate=0.02,
         others="sgd",
         *,
         momentum=0.9,
+        memory=0.07,
         granularity="filter",
         direction="momentum",
         squares=0.999,
@@ -579,6 +589,8 @@ class GeodesicSGD(_Divided):
         for key, value in {"momentum": momentum, "squares": squares}.items():
             if not (isinstance(value, Real) and 0 <= float(value) < 1):
                 raise ValueError(f"GeodesicSGD({key}={value!r}): at least 0 and below 1.")
+        if memory is not None:
+            require_between("GeodesicSGD", "memory", memory, 0, 1)
         for key, value, choices in (
             ("granularity", granularity, ("filter", "layer")),
             ("direction", direction, DIRECTIONS),
@@ -592,6 +604,7 @@ class GeodesicSGD(_Divided):
             self._learning_rate = self._build_learning_rate(flip_rate)
         self.others = _other(others, "GeodesicSGD")
         self.momentum = momentum
+        self.memory = None if memory is None else float(memory)
         self.granularity = granularity
         self.direction = direction
         self.squares = squares
@@ -634,8 +647,12 @@ class GeodesicSGD(_Divided):
         index = self._index_dict[self._var_key(variable)]
         axis, slot = self._axes[index], self.momentums[index]
         x, gradient = tf.convert_to_tensor(variable), tf.convert_to_tensor(gradient)
-        angle = math.pi * tf.cast(self.learning_rate, tf.float64)
-        momentum = uphill = self.momentum * slot + gradient
+        flips = tf.cast(self.learning_rate, tf.float64)
+        angle = math.pi * flips
+        kept = self.momentum
+        if self.memory is not None:
+            kept = tf.cast(tf.clip_by_value(1 - flips / self.memory, 0.0, kept), slot.dtype)
+        momentum = uphill = kept * slot + gradient
         if self.direction != "momentum":
             momentum = uphill = sphere.tangent(x, momentum, axis=axis)
         if self.direction == "sign":
@@ -654,6 +671,7 @@ class GeodesicSGD(_Divided):
             "flip_rate": self._serialize_hyperparameter(self._learning_rate),
             "others": tf.keras.optimizers.serialize(self.others),
             "momentum": self.momentum,
+            "memory": self.memory,
             "granularity": self.granularity,
             "direction": self.direction,
             "squares": self.squares,

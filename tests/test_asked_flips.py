@@ -35,10 +35,12 @@ def silent(line):
 
 def test_the_optimizer_of_a_recipe():
     optimizer = build_optimizer(
-        ASKING.changed(granularity="layer", flip_direction="sign", momentum=0.8), 35
+        ASKING.changed(granularity="layer", flip_direction="sign", momentum=0.8, flip_memory=0.05),
+        35,
     )
     assert type(optimizer) is GeodesicSGD and type(optimizer.others) is MobiusSGD
     assert (optimizer.granularity, optimizer.direction) == ("layer", "sign")
+    assert optimizer.memory == 0.05
     assert optimizer.momentum == optimizer.others.momentum == 0.8
     steps = tf.range(12)
     asked = [float(optimizer._learning_rate(step)) for step in steps]
@@ -64,7 +66,9 @@ def test_a_run_gets_about_the_flips_that_it_asks_for(tiny, tmp_path):
 
 def test_resumed_bit_for_bit(tiny, tmp_path):
     """Slots of both optimizers are in the checkpoint."""
-    recipe = ASKING.changed(flip_direction="adaptive", kernel_quantizer="hyperbolic_boundary")
+    recipe = ASKING.changed(
+        flip_direction="adaptive", flip_memory=0.05, kernel_quantizer="hyperbolic_boundary"
+    )
     whole = run.fit(recipe, tmp_path / "whole", dataset=tiny, say=silent)
     part = tmp_path / "part"
 

@@ -67,7 +67,7 @@ def test_against_the_equations(rng):
     """Three steps of the docstring, column by column, in float64."""
     layer = dense()
     x, m = latent(layer).numpy().astype(np.float64), np.zeros((6, 4))
-    optimizer, turn = GeodesicSGD(0.03, momentum=0.8), np.pi * 0.03
+    optimizer, turn = GeodesicSGD(0.03, momentum=0.8, memory=None), np.pi * 0.03
     for _ in range(3):
         gradient = rng.normal(size=(6, 4))
         step(optimizer, layer, gradient)
@@ -79,6 +79,52 @@ def test_against_the_equations(rng):
             u = mixed / np.linalg.norm(mixed)
             x[:, k] = length * (np.cos(turn) * at - np.sin(turn) * u)
             m[:, k] = np.linalg.norm(mixed) * (np.cos(turn) * u + np.sin(turn) * at)
+    np.testing.assert_allclose(latent(layer), x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    "memory, momentum", [(0.05, 0.9), (0.1, 0.8), (0.2, 0.9), (1 / 3, 0.9), (0.01, 0.9)]
+)
+def test_momentum_remembers_no_longer_than_its_memory(direction, memory, momentum, rng):
+    """While 1 / (1 - kept) steps flip `memory` of the weights, unless `momentum` forgets sooner."""
+    gradients = rng.normal(size=(4, 6, 4))
+    layers = dense(), dense()
+    layers[1].set_weights(layers[0].get_weights())
+    kept = max(0.0, min(momentum, 1 - 0.02 / memory))
+    assert 0.02 / (1 - kept) <= max(memory, 0.02) + 1e-9
+    for layer, optimizer in zip(
+        layers,
+        (
+            GeodesicSGD(0.02, momentum=momentum, memory=memory, direction=direction),
+            GeodesicSGD(0.02, momentum=kept, memory=None, direction=direction),
+        ),
+        strict=True,
+    ):
+        for gradient in gradients:
+            step(optimizer, layer, gradient)
+    np.testing.assert_allclose(*(latent(layer).numpy() for layer in layers), atol=1e-6)
+
+
+def test_memory_follows_the_schedule(rng):
+    """As the flips fall, more is kept: by the second step's rate, not by the first's."""
+    layer = dense()
+    x, gradients = latent(layer).numpy().astype(np.float64), rng.normal(size=(2, 6, 4))
+    schedule = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.04, 0.02])
+    optimizer = GeodesicSGD(schedule, momentum=0.9, memory=0.05)
+    for gradient in gradients:
+        step(optimizer, layer, gradient)
+    for k in range(4):
+        length = np.linalg.norm(x[:, k])
+        at, turn = x[:, k] / length, np.pi * 0.04
+        m = gradients[0][:, k] - at * (at @ gradients[0][:, k])
+        u, steep = m / np.linalg.norm(m), np.linalg.norm(m)
+        m = steep * (np.cos(turn) * u + np.sin(turn) * at)
+        at = np.cos(turn) * at - np.sin(turn) * u
+        mixed = (1 - 0.02 / 0.05) * m + gradients[1][:, k]
+        mixed -= at * (at @ mixed)
+        turn = np.pi * 0.02
+        x[:, k] = length * (np.cos(turn) * at - np.sin(turn) * mixed / np.linalg.norm(mixed))
     np.testing.assert_allclose(latent(layer), x, rtol=1e-5, atol=1e-6)
 
 
@@ -174,6 +220,7 @@ def full_optimizer(direction):
         tf.keras.optimizers.schedules.CosineDecay(0.05, 16),
         others=MobiusSGD(tf.keras.optimizers.schedules.CosineDecay(0.05, 16), 0.9),
         direction=direction,
+        memory=0.2,
     )
 
 
@@ -425,6 +472,12 @@ def test_shares_that_are_none(rate):
 def test_momentum_out_of_range(key, value):
     with pytest.raises(ValueError, match=rf"GeodesicSGD\({key}=.*\): at least 0 and below 1"):
         GeodesicSGD(**{key: value})
+
+
+@pytest.mark.parametrize("memory", [0, -0.1, float("nan"), float("inf"), "0.05", True])
+def test_a_memory_that_is_none(memory):
+    with pytest.raises(ValueError, match=r"GeodesicSGD\(memory=.*\): a number above 0"):
+        GeodesicSGD(memory=memory)
 
 
 def test_unknown_choices():

@@ -292,6 +292,13 @@ def test_fast_thresholds_are_shown_beside_each_tuned_sign(study, tmp_path):
     assert cells.pop() == "-"
     shown = [float(cell.split()[0]) for cell in cells[1:]]
     assert shown == [79.0, 80.0, 5.0, 2.0, 82.0, 7.0, 4.0, 75.0]
+    finish(study, results, "memory", case=case, test=83.0)
+    (head, _, row) = study_report.TABLES["<!-- memory -->"](results).splitlines()
+    cells = row.strip("| ").split(" | ")
+    assert len(cells) == len(head.strip("|").split("|"))
+    assert cells.pop(-2) == "-"  # nobody tuned Adam with a short memory
+    shown = [float(cell.split()[0]) for cell in cells[1:]]
+    assert shown == [79.0, 83.0, 4.0, 70.0, 13.0, 71.0, 75.0, 8.0, 78.0, 5.0]
 
 
 def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_path):

@@ -112,6 +112,7 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
             recipe.schedule_for(training_images, recipe.flip_rate),
             others=optimizer,
             momentum=recipe.momentum,
+            memory=recipe.flip_memory,
             granularity=recipe.granularity,
             direction=recipe.flip_direction,
         )

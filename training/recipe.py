@@ -72,6 +72,8 @@ class Recipe:
             learning rate: `GeodesicSGD` then turns the latents, and learning rate and
             `latent_decay` have no say in them. None leaves them to `optimizer`.
         flip_direction: "momentum", "sign" or "adaptive", of `GeodesicSGD`.
+        flip_memory: share of the weights that may flip while its momentum remembers; None for
+            `momentum` however many flip.
         base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
         decay_all: also decay biases and the scales and shifts of batch normalisation.
         base_point_step: "exp0", "literal" or "riemannian", the rule that moves base points.
@@ -112,6 +114,7 @@ class Recipe:
     convolution_rate: float = 1.0
     flip_rate: float | None = None
     flip_direction: str = "momentum"
+    flip_memory: float | None = None
     base_point_decay: float | None = None
     decay_all: bool = False
     base_point_step: str = "exp0"
@@ -139,6 +142,11 @@ class Recipe:
             "flip_rate",
             self.flip_rate is None or 0 < self.flip_rate <= 0.5,
             "none, or a share of the weights per step, above 0 and at most 0.5",
+        )
+        self._require(
+            "flip_memory",
+            self.flip_memory is None or 0 < self.flip_memory <= 1,
+            "none, or a share of the weights, above 0 and at most 1",
         )
         for name in ("momentum", "label_smoothing"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")

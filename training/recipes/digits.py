@@ -35,7 +35,8 @@ GEODESIC = replace(
     optimizer="adam",
     learning_rate=0.003,
     threshold_rate=10.0,
-    flip_rate=0.01,
+    flip_rate=0.02,
+    flip_memory=0.07,
 )
 FLOAT = replace(
     HYPERBOLIC,
