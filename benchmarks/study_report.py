@@ -412,8 +412,8 @@ def _memory_table(results: Results) -> str:
         "## A momentum that forgets in flips",
         "",
         f"`{GEODESIC_MEMORY}` everywhere, beside `{GEODESIC_THRESHOLDS}` and plain sign at the "
-        "best points of its grids: by SGD with the usual decay and the decoupled one, by Adam alone, "
-        " with thresholds three times as fast, and with a momentum of 0.7 on top. "
+        "best points of its grids: by SGD with the usual decay and the decoupled one, by Adam "
+        "alone, with thresholds three times as fast, and with a momentum of 0.7 on top. "
         "Differences are those of the first setting. The last is to the best of all tuned plain "
         "signs of the row, with factors of their own or without.",
         "",

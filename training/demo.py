@@ -19,7 +19,12 @@ from hbnn_larq.training.recipes import digits
 __all__ = ["demo"]
 
 QUICK_EPOCHS = 4
-RUNS = {"hyperbolic": digits.HYPERBOLIC, "ste_sign": digits.STE_SIGN, "float": digits.FLOAT}
+RUNS = {
+    "hyperbolic": digits.HYPERBOLIC,
+    "ste_sign": digits.STE_SIGN,
+    "asked_flips": digits.GEODESIC,
+    "float": digits.FLOAT,
+}
 
 
 def demo(
@@ -29,17 +34,18 @@ def demo(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Trains a narrow hyperbolic VGGSmall and its two twins on real digits and ships the first.
+    """Trains a narrow hyperbolic VGGSmall and its twins on real digits and ships the first.
 
-    The hyperbolic net, the same net with plain sign weights, and the float twin get the same data,
-    budget and seed. The hyperbolic net is then converted for the Larq Compute Engine and the file
-    is checked against Keras on every test image. All of it is resumable: run it again after a
-    crash and it goes on.
+    The hyperbolic net, the same net with plain sign weights, that again with its flips asked for
+    (`GeodesicSGD`, Adam for the rest), and the float twin get the same data, budget and seed. The
+    hyperbolic net is then converted for the Larq Compute Engine and the file is checked against
+    Keras on every test image. All of it is resumable: run it again after a crash and it goes on.
 
     # Arguments
-        workdir: folder for everything; `hyperbolic/`, `ste_sign/` and `float/` hold the runs.
+        workdir: folder for everything, the runs in `hyperbolic/`, `ste_sign/`, `asked_flips/` and
+            `float/`.
         quick: few epochs, to see that everything works, not how well.
-        seed: of all three runs.
+        seed: of all four runs.
         say: called with each line.
 
     # Returns
@@ -97,10 +103,10 @@ def screen(results: dict[str, Any], workdir: Path) -> list[str]:
         f"Handwritten digits, {tests} test images no net has seen, {results['epochs']} epochs"
         + (" (quick: too few to judge by)" if results["quick"] else ""),
         "",
-        "                          hyperbolic    plain sign    float twin",
+        "                          hyperbolic    plain sign   asked flips    float twin",
         "test accuracy          "
         + "".join(f"{accuracy[label]['test_top1']:11.2f} % " for label in RUNS),
-        "flips per step, law    " + _flips(results, "predicted_per_step"),
+        "flips per step, due    " + _flips(results, "predicted_per_step"),
         "flips per step, seen   " + _flips(results, "measured_per_step"),
         "weights that changed   " + _flips(results, "vs_init", digits=1),
         "",
