@@ -6,7 +6,16 @@ import pytest
 import tensorflow as tf
 
 from hbnn_larq.callbacks import FlipMonitor
-from hbnn_larq.optimizers import GeodesicSGD, MobiusSGD, filter_axis_of, is_base_point, is_latent
+from hbnn_larq.optimizers import (
+    GeodesicSGD,
+    MobiusSGD,
+    default,
+    filter_axis_of,
+    is_base_point,
+    is_latent,
+)
+from hbnn_larq.training import recipes
+from hbnn_larq.training.models import build_optimizer
 
 DIRECTIONS = ["momentum", "sign", "adaptive"]
 
@@ -222,6 +231,46 @@ def full_optimizer(direction):
         direction=direction,
         memory=0.2,
     )
+
+
+def test_the_default_is_the_setting_of_the_study(rng):
+    """The optimizer of the recipe that was published, schedules and all."""
+    recipe = recipes.find("digits-geodesic")
+    images = recipe.batch_size * 5
+    published, ours = build_optimizer(recipe, images), default(5 * recipe.epochs)
+    for _ in range(3):
+        assert type(published) is type(ours)
+        left, right = ({**opt.get_config(), "others": None} for opt in (published, ours))
+        for key in ("flip_rate", "learning_rate"):
+            assert (key in left) == (key in right)
+            left.pop(key, None), right.pop(key, None)
+        for step in (0, 1, 100, 199):
+            rates = (float(opt._learning_rate(step)) for opt in (published, ours))
+            np.testing.assert_allclose(*rates, rtol=1e-5, atol=1e-9)
+        assert left == right
+        published, ours = (getattr(opt, "others", None) for opt in (published, ours))
+    assert published is ours is None
+
+
+@pytest.mark.parametrize("quantizer", ["ste_sign", "hyperbolic"])
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_the_default_is_saved_with_the_model_and_goes_on(quantizer, suffix, tmp_path, rng):
+    x, y = data(rng)
+    model = tf.keras.Sequential([tf.keras.Input((6,)), dense(quantizer), tf.keras.layers.Dense(3)])
+    model.compile(default(16), "mse")
+    train(model, x, y)
+    model.save(tmp_path / f"model{suffix}")
+    train(model, x, y)
+    loaded = tf.keras.models.load_model(tmp_path / f"model{suffix}")
+    train(loaded, x, y)
+    for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, None])
+def test_a_default_for_no_steps(steps):
+    with pytest.raises(ValueError, match=r"default\(steps=.*\): a whole number, 1 or above"):
+        default(steps)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])

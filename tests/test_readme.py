@@ -38,4 +38,4 @@ def test_training_and_shipping(tmp_path, monkeypatch, capsys):
         scope["images"][:1400], scope["labels"][:1400], verbose=0, callbacks=[monitor]
     )
     for share in monitor.history[0]["flips_per_step"].values():
-        assert 0.005 < share < 0.02  # one percent is asked for
+        assert 0.01 < share < 0.04  # two percent are asked for

@@ -35,6 +35,7 @@ GEODESIC = replace(
     optimizer="adam",
     learning_rate=0.003,
     threshold_rate=10.0,
+    latent_decay=5e-4,  # of base points, should a map be put in; asked flips know none
     flip_rate=0.02,
     flip_memory=0.07,
 )
