@@ -220,7 +220,13 @@ METHODS = (
 # Same learning rate and sum of lr * decay for all: plain sign at the same point is among them.
 MATCHED = tuple(f"{words}:learning_rate=0.1:decay_sum=1.0" for words in METHODS)
 # All methods under the one setting that nobody has to tune: what a quantizer adds to it.
-ASKED = tuple(GEODESIC_THRESHOLDS.replace(PLAIN, words, 1) for words in METHODS)
+ASKED = {words: GEODESIC_THRESHOLDS.replace(PLAIN, words, 1) for words in METHODS}
+# And the maps, of which this library is made, under the setting that became its default.
+MAPS = {
+    words: GEODESIC_MEMORY.replace(PLAIN, words, 1)
+    for words in METHODS
+    if words.startswith((PLAIN, "hyperbolic", "epc"))
+}
 FLOAT = "float"
 
 
@@ -412,7 +418,8 @@ PARTS = {
     "decoupled_thresholds": tuning(PLAIN_DECOUPLED_THRESHOLDS),
     "float": publishing(FLOAT),  # the same net with real weights and activations
     "matched": publishing(*MATCHED, FLOAT),  # same learning rate and sum of lr * decay
-    "asked": publishing(*ASKED),
+    "asked": publishing(*ASKED.values()),
+    "maps": publishing(*MAPS.values()),
     "tuned": tuned,
     "placebo": placebo,
 }
@@ -511,6 +518,8 @@ PLAN = [
     ("float", "textures-resnet18-5"),
     ("float", "textures-bireal18-5"),
     ("tuned", "digits-vgg-5"),
+    ("maps", "digits-vgg-5"),
+    ("maps", "textures-vgg-5"),
     ("asked", "digits-vgg-5"),
     ("asked", "textures-vgg-5"),
     ("asked", "textures-bireal18-5"),

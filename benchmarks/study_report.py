@@ -23,6 +23,7 @@ from study import (
     GEODESIC_MOMENTUM,
     GEODESIC_THRESHOLDS,
     GRID,
+    MAPS,
     MATCHED,
     MEMORY_VARIANTS,
     METHODS,
@@ -115,8 +116,10 @@ def write(results: Results, folder: Path) -> list[Path]:
     for part, case in PLAN:
         if part == "tuned" and results.best_of_grid(case, METHODS[1]) is not None:
             sections.append(_tuned_table(results, case))
-    if _asked_cases(results):
+    if _cases_of(results, ASKED):
         sections.append(_asked_table(results))
+    if _cases_of(results, MAPS):
+        sections.append(_maps_table(results))
     if _methods_plot(results, images / "methods.png"):
         files.append(images / "methods.png")
         sections.append("![Difference to plain sign of each method](study/methods.png)\n")
@@ -553,7 +556,7 @@ def _asked_table(results: Results) -> str:
     lines = [
         "## Methods under one setting that is not tuned",
         "",
-        f"Each quantizer, with the activation that belongs to it, trained as `{ASKED[0]}`: the "
+        f"Each quantizer, with the activation that belongs to it, trained as `{ASKED[PLAIN]}`: the "
         f"same asked flips, the same Adam for the rest, seeds {SEEDS[0]} to {SEEDS[-1]}. Test "
         "accuracy, and difference to `ste_sign`. The last column is the difference of a seed's "
         "mean over the cases of the row; its interval is widened for the "
@@ -563,29 +566,51 @@ def _asked_table(results: Results) -> str:
     return "\n".join([*lines, _asked_rows(results)])
 
 
-def _asked_cases(results: Results) -> list[str]:
-    return [c for c in CASES if any(_complete(results, c, words) for words in ASKED[1:])]
+def _maps_table(results: Results) -> str:
+    lines = [
+        "## Maps under the default of the library",
+        "",
+        f"The same with `{MAPS[PLAIN]}`, for maps of this library alone.",
+        "",
+    ]
+    return "\n".join([*lines, _maps_rows(results)])
+
+
+def _cases_of(results: Results, methods: dict[str, str]) -> list[str]:
+    """The cases in which more than plain sign was run."""
+    others = [words for name, words in methods.items() if name != PLAIN]
+    return [case for case in CASES if any(_complete(results, case, words) for words in others)]
 
 
 def _asked_rows(results: Results) -> str:
-    cases = _asked_cases(results)
+    return _rows_under_one_setting(results, ASKED)
+
+
+def _maps_rows(results: Results) -> str:
+    return _rows_under_one_setting(results, MAPS)
+
+
+def _rows_under_one_setting(results: Results, methods: dict[str, str]) -> str:
+    cases = _cases_of(results, methods)
     lines = [
         "| method | " + " | ".join(f"{case} | difference" for case in cases) + " | mean of all |",
         "|---" * (2 + 2 * len(cases)) + "|",
     ]
-    for name, words in zip(METHODS, ASKED, strict=True):
+    for name, words in methods.items():
         cells = [name]
         for case in cases:
             cells.append(_row(results, case, words, SEEDS)[0])
             cells.append(
-                "-" if name == PLAIN else _difference(results, case, words, ASKED[0], SEEDS)
+                "-" if name == PLAIN else _difference(results, case, words, methods[PLAIN], SEEDS)
             )
-        mean = None if name == PLAIN else _asked_mean(results, words, cases)
+        mean = None if name == PLAIN else _mean_gain(results, words, methods, cases)
         lines.append(f"| {' | '.join(cells)} | {mean or '-'} |")
     return "\n".join(lines) + "\n"
 
 
-def _asked_mean(results: Results, words: str, cases: list[str]) -> Difference | None:
+def _mean_gain(
+    results: Results, words: str, methods: dict[str, str], cases: list[str]
+) -> Difference | None:
     """The difference to plain sign of a seed's mean over cases; an interval for all methods."""
     cases = [case for case in cases if _complete(results, case, words)]
     if not cases:
@@ -595,9 +620,9 @@ def _asked_mean(results: Results, words: str, cases: list[str]) -> Difference | 
             sum(results.values(case, which, [seed], "test")[0] for case in cases) / len(cases)
             for seed in SEEDS
         ]
-        for which in (words, ASKED[0])
+        for which in (words, methods[PLAIN])
     )
-    return paired_difference(ours, plain, comparisons=len(ASKED) - 1)
+    return paired_difference(ours, plain, comparisons=len(methods) - 1)
 
 
 def _methods_plot(results: Results, path: Path) -> bool:
@@ -615,8 +640,8 @@ def _methods_plot(results: Results, path: Path) -> bool:
             if words and tuned[PLAIN]
         }
         panels[f"same asked flips\n{case}"] = {
-            name: _paired(results, case, words, ASKED[0])
-            for name, words in zip(METHODS, ASKED, strict=True)
+            name: _paired(results, case, words, ASKED[PLAIN])
+            for name, words in ASKED.items()
             if _complete(results, case, words)
         }
     drawn = {
@@ -758,4 +783,5 @@ TABLES = {
     "<!-- high -->": _high_rows,
     "<!-- memory -->": _memory_rows,
     "<!-- asked -->": _asked_rows,
+    "<!-- maps -->": _maps_rows,
 }

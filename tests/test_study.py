@@ -306,7 +306,7 @@ def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_pa
 
     results = study.Results(tmp_path / "r.jsonl")
     small, large = "digits-vgg-5", "textures-vgg-5"
-    other = next(words for words in study.ASKED if words.startswith("irnet:"))
+    other = next(words for name, words in study.ASKED.items() if name.startswith("irnet:"))
     finish(study, results, "asked", case=small, test=70.0)
     finish(study, results, "asked", case=large, test=50.0)
     for seed in study.SEEDS:  # as much better on one case as worse on the other, but for 1 point
@@ -314,6 +314,13 @@ def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_pa
         results.lines[large, other, seed]["test"] -= 8.0 + seed
     head, _, *rows = study_report.TABLES["<!-- asked -->"](results).splitlines()
     assert len(rows) == len(study.METHODS)
+    finish(study, results, "maps", case=small, test=70.0)
+    boundary = study.MAPS["hyperbolic_boundary:r=1:granularity=filter"]
+    for seed in study.SEEDS:
+        results.lines[small, boundary, seed]["test"] += 2.0
+    *_, last, _ = study_report.TABLES["<!-- maps -->"](results).splitlines()
+    assert last.startswith("| hyperbolic_boundary:r=1:granularity=filter | 72.00 ")
+    assert [cell.split()[0] for cell in last.strip("| ").split(" | ")[2:]] == ["+2.00", "+2.00"]
     assert [cell.strip() for cell in head.strip("|").split("|")] == [
         "method", small, "difference", large, "difference", "mean of all",
     ]  # fmt: skip
