@@ -192,7 +192,7 @@ THRESHOLDS_ON = (
 PLAIN_ADAM_THRESHOLDS = f"{PLAIN_ADAM}:threshold_rate=3"
 PLAIN_DECOUPLED_THRESHOLDS = f"{PLAIN_DECOUPLED}:threshold_rate=10"
 # Adam's flips follow from its decay; what can be had is a momentum that forgets as soon.
-PLAIN_ADAM_MEMORY = f"{PLAIN_ADAM_THRESHOLDS}:momentum=0.7"
+PLAIN_ADAM_MOMENTUM = f"{PLAIN_ADAM_THRESHOLDS}:momentum=0.7"
 PLAIN_ADAM_CONVOLUTIONS = f"{PLAIN_ADAM}:threshold_rate=20:convolution_rate=3"
 # Rivals come with the activation that was published with them.
 METHODS = (
@@ -411,7 +411,7 @@ PARTS = {
     "convolutions": publishing(GEODESIC_CONVOLUTIONS),
     "memory_variants": trying(MEMORY_VARIANTS),
     "memory": publishing(GEODESIC_MEMORY),
-    "adam_memory": tuning(PLAIN_ADAM_MEMORY),
+    "adam_momentum": tuning(PLAIN_ADAM_MOMENTUM),
     "thresholds_on": trying(THRESHOLDS_ON),
     "adam_thresholds": tuning(PLAIN_ADAM_THRESHOLDS),
     "adam_convolutions": tuning(PLAIN_ADAM_CONVOLUTIONS),
@@ -488,10 +488,10 @@ PLAN = [
     ("memory_variants", "digits-vgg-20"),
     ("memory_variants", "textures-vgg-20"),
     ("memory_variants", "textures-resnet18-5"),
-    ("adam_memory", "textures-resnet18-5"),
-    ("adam_memory", "textures-vgg-5"),
-    ("adam_memory", "textures-bireal18-5"),
-    ("adam_memory", "digits-vgg-5"),
+    ("adam_momentum", "textures-resnet18-5"),
+    ("adam_momentum", "textures-vgg-5"),
+    ("adam_momentum", "textures-bireal18-5"),
+    ("adam_momentum", "digits-vgg-5"),
     ("adam", "digits-vggsmall-5"),
     ("thresholds", "digits-vggsmall-5"),
     ("adam_convolutions", "textures-resnet18-5"),

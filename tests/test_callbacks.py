@@ -168,7 +168,7 @@ def test_monitor_takes_whole_numbers_of_numpy_and_no_booleans():
     assert type(callbacks.FlipMonitor(every=np.int64(2)).every) is int
     with pytest.raises(ValueError) as error:
         callbacks.FlipMonitor(every=True)
-    assert str(error.value) == ("FlipMonitor(every=True): a whole number, 1 or above.")
+    assert str(error.value) == "FlipMonitor(every=True): a whole number, 1 or above."
 
 
 def watched_run(built: bool, every: int):

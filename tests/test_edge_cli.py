@@ -280,7 +280,7 @@ def test_benchmark_keeps_the_twins_for_the_device(folder, tmp_path, capsys):
 @pytest.mark.parametrize("machine, said", [("x86_64", True), ("aarch64", False)])
 def test_benchmark_says_that_x86_runs_reference_code(monkeypatch, folder, machine, said):
     monkeypatch.setattr(timing.platform, "machine", lambda: machine)
-    result = benchmark(folder / "net.tflite", threads=[1], runs=1, warmup=0)
+    result = benchmark(folder / "net.tflite", threads=np.int64(1), runs=1, warmup=0)
     assert ("reference code" in result.note) is said
     assert ("reference code" in result.to_markdown()) is said
 
@@ -375,8 +375,10 @@ def test_the_output_of_another_file_is_refused(folder, tmp_path, capsys):
 def test_benchmark_refuses_nonsense(folder):
     with pytest.raises(ValueError, match=r"give the .tflite file, the Keras model, or both"):
         benchmark()
-    with pytest.raises(ValueError, match=r"benchmark\(threads=0\): a whole number, 1 or above"):
-        benchmark(folder / "net.tflite", threads=[0])
+    with pytest.raises(
+        ValueError, match=r"benchmark\(threads\[1\]=0\): a whole number, 1 or above"
+    ):
+        benchmark(folder / "net.tflite", threads=[1, 0])
     with pytest.raises(ValueError, match=r"benchmark\(threads=\[\]\): at least one number"):
         benchmark(folder / "net.tflite", threads=[])
     with pytest.raises(ValueError, match=r"benchmark\(runs=0.5\): a whole number, 1 or above"):

@@ -301,6 +301,14 @@ def test_fast_thresholds_are_shown_beside_each_tuned_sign(study, tmp_path):
     assert shown == [79.0, 83.0, 4.0, 70.0, 13.0, 71.0, 75.0, 8.0, 78.0, 5.0]
 
 
+def test_the_default_of_the_library_is_what_the_study_measured(study):
+    from hbnn_larq.training import recipes
+
+    measured = study.recipe_of("digits-vgg-20", study.GEODESIC_MEMORY, seed=0)
+    published = recipes.find("digits-geodesic")
+    assert set(measured.differences(published)) <= {"name", "source", "epochs", "width"}
+
+
 def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_path):
     import study_report
 

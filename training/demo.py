@@ -106,8 +106,8 @@ def screen(results: dict[str, Any], workdir: Path) -> list[str]:
         "                          hyperbolic    plain sign   asked flips    float twin",
         "test accuracy          "
         + "".join(f"{accuracy[label]['test_top1']:11.2f} % " for label in RUNS),
-        "flips per step, due    " + _flips(results, "predicted_per_step"),
-        "flips per step, seen   " + _flips(results, "measured_per_step"),
+        "flips/step, expected   " + _flips(results, "predicted_per_step"),
+        "flips/step, seen       " + _flips(results, "measured_per_step"),
         "weights that changed   " + _flips(results, "vs_init", digits=1),
         "",
         f"file for the device    {shipped['bytes'] / 1e3:.1f} kB, float twin "

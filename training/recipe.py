@@ -72,8 +72,8 @@ class Recipe:
             learning rate: `GeodesicSGD` then turns the latents, and learning rate and
             `latent_decay` have no say in them. None leaves them to `optimizer`.
         flip_direction: "momentum", "sign" or "adaptive", of `GeodesicSGD`.
-        flip_memory: share of the weights that may flip while its momentum remembers; None for
-            `momentum` however many flip.
+        flip_memory: share of the weights that may flip while its momentum remembers; None, unlike
+            the default of `GeodesicSGD`, for `momentum` however many flip.
         base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
         decay_all: also decay biases and the scales and shifts of batch normalisation.
         base_point_step: "exp0", "literal" or "riemannian", the rule that moves base points.

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def benchmark(
     model: tf.keras.Model | None = None,
     *,
     images: Any = None,
-    threads: Sequence[int] | None = None,
+    threads: Sequence[int] | int | None = None,
     runs: int = 60,
     warmup: int = 5,
     keep_twins: bool = False,
@@ -120,7 +120,7 @@ def benchmark(
         tflite: the file; converted from `model` if None.
         model: the Keras model, from which the twins are made; without it there are none.
         images: calibrate the int8 twin; random if None. Times do not depend on them.
-        threads: thread counts; default 1, 2, 4, ... up to this machine's cores.
+        threads: thread counts, or one; default 1, 2, 4, ... up to this machine's cores.
         runs: timed runs per file and thread count.
         warmup: runs before the clock starts, in each process.
         keep_twins: write the twins beside the file (`net.float.tflite`, `net.int8.tflite` for
@@ -140,9 +140,10 @@ def benchmark(
     if threads is None:
         cores = os.cpu_count() or 1
         threads = sorted({min(2**k, cores) for k in range(8)})
+    threads = list(threads) if isinstance(threads, Iterable) else [threads]
     require(len(threads) > 0, "benchmark", "threads", threads, "at least one number of threads")
-    for number in threads:
-        require_whole("benchmark", "threads", number, 1)
+    for place, number in enumerate(threads):
+        require_whole("benchmark", f"threads[{place}]", number, 1)
     require_whole("benchmark", "runs", runs, 1)
     require_whole("benchmark", "warmup", warmup, 0)
     threads, runs, warmup = [int(number) for number in threads], int(runs), int(warmup)

@@ -19,12 +19,12 @@ def register(commands: Any) -> None:
         commands,
         "demo",
         _demo,
-        "train three small nets on real digits, convert and check the binary one",
+        "train four small nets on real digits, convert and check the hyperbolic one",
         "hbnn demo --quick",
     )
     demo.add_argument("--workdir", default="runs/demo", help="folder of the runs (%(default)s)")
     demo.add_argument("--quick", action="store_true", help="under a minute, for CI: fewer epochs")
-    demo.add_argument("--seed", type=int, default=0, help="of all three nets (%(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="of all four nets (%(default)s)")
     demo.add_argument("--json", action="store_true", help="print the results as JSON")
 
     recipes = add_command(

@@ -2,8 +2,8 @@
 
     hbnn demo
 
-trains the hyperbolic net, the plain-sign and the float twin with one budget and seed. Settings were
-chosen on the validation split.
+trains the hyperbolic net, the plain-sign twin, that again with its flips asked for, and the float
+twin, with one budget and seed. Settings were chosen on the validation split.
 """
 
 from dataclasses import replace
