@@ -424,6 +424,16 @@ PARTS = {
     "tuned": tuned,
     "placebo": placebo,
 }
+SHORT_RUNS_FIRST = (
+    "textures-resnet18-5",
+    "textures-vgg-5",
+    "textures-bireal18-5",
+    "digits-vgg-5",
+    "digits-vgg-20",
+    "textures-vgg-20",
+    "textures-resnet18-20",
+    "digits-vgg-60",
+)
 PLAN = [
     *[("development", case) for case in DEVELOPMENT],
     ("lead", "digits-vgg-20"),
@@ -457,34 +467,8 @@ PLAN = [
     ("thresholds", "digits-vgg-20"),
     ("thresholds", "textures-vgg-20"),
     ("thresholds", "digits-vgg-60"),
-    *[
-        (part, case)
-        for case in (
-            "textures-resnet18-5",
-            "textures-vgg-5",
-            "textures-bireal18-5",
-            "digits-vgg-5",
-            "digits-vgg-20",
-            "textures-vgg-20",
-            "textures-resnet18-20",
-            "digits-vgg-60",
-        )
-        for part in ("high", "convolutions")
-    ],
-    *[
-        ("memory", case)
-        for case in (
-            "textures-resnet18-5",
-            "textures-vgg-5",
-            "textures-bireal18-5",
-            "digits-vgg-5",
-            "digits-vgg-20",
-            "textures-vgg-20",
-            "textures-resnet18-20",
-            "digits-vgg-60",
-            "digits-vggsmall-5",
-        )
-    ],
+    *[(part, case) for case in SHORT_RUNS_FIRST for part in ("high", "convolutions")],
+    *[("memory", case) for case in (*SHORT_RUNS_FIRST, "digits-vggsmall-5")],
     ("memory_variants", "textures-vgg-5"),
     ("memory_variants", "digits-vgg-20"),
     ("memory_variants", "textures-vgg-20"),
