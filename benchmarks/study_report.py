@@ -294,19 +294,20 @@ def _lead_table(results: Results, cases: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _section(title: str, prose: str, rows: str) -> str:
+    return f"## {title}\n\n{prose}\n\n{rows}"
+
+
 def _adam_table(results: Results) -> str:
-    lines = [
-        "## The same with Adam",
-        "",
+    prose = (
         f"Geodesic with Adam for the rest: `{GEODESIC_ADAM}` everywhere, chosen among "
         f"{len(ADAM_VARIANTS)} on the validation splits of {', '.join(DEVELOPMENT)}. Plain sign by "
         f"Adam (decoupled decay): the best of {len(GRID)} points with a tenth of the learning "
         "rates, grown and chosen as for SGD. Decoupled: by SGD over the same grid as SGD, decay "
         "taken off the weights instead of put into the gradient. Differences are to that of the "
-        "tuned plain signs which has the highest validation accuracy.",
-        "",
-    ]
-    return "\n".join([*lines, _adam_rows(results)])
+        "tuned plain signs which has the highest validation accuracy."
+    )
+    return _section("The same with Adam", prose, _adam_rows(results))
 
 
 def _adam_rows(results: Results) -> str:
@@ -334,17 +335,14 @@ def _adam_rows(results: Results) -> str:
 
 
 def _threshold_table(results: Results) -> str:
-    lines = [
-        "## Thresholds that learn faster",
-        "",
+    prose = (
         f"Asked flips: `{GEODESIC_ADAM}`, and the same with `threshold_rate=10`, so that scales, "
         "shifts and biases learn ten times as fast as kernels. Plain sign, tuned over the grids of "
         "above, alone and with such a factor of its own. Last columns: the asked flips with "
         "fast thresholds minus the tuned plain sign of highest validation accuracy, of those "
-        "without the factor and of all.",
-        "",
-    ]
-    return "\n".join([*lines, _threshold_rows(results)])
+        "without the factor and of all."
+    )
+    return _section("Thresholds that learn faster", prose, _threshold_rows(results))
 
 
 def _threshold_rows(results: Results) -> str:
@@ -372,16 +370,13 @@ def _threshold_rows(results: Results) -> str:
 
 
 def _high_table(results: Results) -> str:
-    lines = [
-        "## Higher rates for the rest",
-        "",
+    prose = (
         f"`{GEODESIC_HIGH}` and `{GEODESIC_CONVOLUTIONS}` (real convolutions three times as fast, "
         "thresholds twenty times) everywhere, beside the setting of the table before, each minus "
         "that tuned plain sign of highest validation accuracy, without a factor of its own (x1) "
-        "and of all. Last: plain sign by Adam, tuned, without factors and with the latter two.",
-        "",
-    ]
-    return "\n".join([*lines, _high_rows(results)])
+        "and of all. Last: plain sign by Adam, tuned, without factors and with the latter two."
+    )
+    return _section("Higher rates for the rest", prose, _high_rows(results))
 
 
 def _high_rows(results: Results) -> str:
@@ -411,17 +406,14 @@ def _high_rows(results: Results) -> str:
 
 
 def _memory_table(results: Results) -> str:
-    lines = [
-        "## A momentum that forgets in flips",
-        "",
+    prose = (
         f"`{GEODESIC_MEMORY}` everywhere, beside `{GEODESIC_THRESHOLDS}` and plain sign at the "
         "best points of its grids: by SGD with the usual decay and the decoupled one, by Adam "
         "alone, with thresholds three times as fast, and with a momentum of 0.7 on top. "
         "Differences are those of the setting with a memory: to SGD, to the best of the three "
-        "without factors of their own, and to the best of all grids of this page, by validation.",
-        "",
-    ]
-    return "\n".join([*lines, _memory_rows(results)])
+        "without factors of their own, and to the best of all grids of this page, by validation."
+    )
+    return _section("A momentum that forgets in flips", prose, _memory_rows(results))
 
 
 def _memory_rows(results: Results) -> str:
@@ -435,21 +427,19 @@ def _memory_rows(results: Results) -> str:
         if not _complete(results, case, GEODESIC_MEMORY):
             continue
         tuned = _tuned_signs(results, case, [*TUNED_SIGNS.values(), *FAST_SIGNS.values()])
-        shown = {method: _shown(results, case, words) for method, words in tuned.items()}
-        before = GEODESIC_THRESHOLDS if _complete(results, case, GEODESIC_THRESHOLDS) else None
         of_slow, of_all = _over_tuned_signs(results, case, GEODESIC_MEMORY)
         cells = [
             _starred(case),
-            _shown(results, case, before),
+            _shown(results, case, GEODESIC_THRESHOLDS),
             _shown(results, case, GEODESIC_MEMORY),
-            _gain(results, case, GEODESIC_MEMORY, before),
-            shown.get(PLAIN, "-"),
+            _gain(results, case, GEODESIC_MEMORY, GEODESIC_THRESHOLDS),
+            _shown(results, case, tuned.get(PLAIN)),
             _gain(results, case, GEODESIC_MEMORY, tuned.get(PLAIN)),
-            shown.get(PLAIN_DECOUPLED, "-"),
-            shown.get(PLAIN_ADAM, "-"),
+            _shown(results, case, tuned.get(PLAIN_DECOUPLED)),
+            _shown(results, case, tuned.get(PLAIN_ADAM)),
             of_slow,
-            shown.get(PLAIN_ADAM_THRESHOLDS, "-"),
-            shown.get(PLAIN_ADAM_MOMENTUM, "-"),
+            _shown(results, case, tuned.get(PLAIN_ADAM_THRESHOLDS)),
+            _shown(results, case, tuned.get(PLAIN_ADAM_MOMENTUM)),
             of_all,
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -553,27 +543,19 @@ def _tuned_table(results: Results, case: str) -> str:
 
 
 def _asked_table(results: Results) -> str:
-    lines = [
-        "## Methods under one setting that is not tuned",
-        "",
+    prose = (
         f"Each quantizer, with the activation that belongs to it, trained as `{ASKED[PLAIN]}`: the "
         f"same asked flips, the same Adam for the rest, seeds {SEEDS[0]} to {SEEDS[-1]}. Test "
         "accuracy, and difference to `ste_sign`. The last column is the difference of a seed's "
         "mean over the cases of the row; its interval is widened for the "
-        f"{len(ASKED) - 1} methods that are looked at together.",
-        "",
-    ]
-    return "\n".join([*lines, _asked_rows(results)])
+        f"{len(ASKED) - 1} methods that are looked at together."
+    )
+    return _section("Methods under one setting that is not tuned", prose, _asked_rows(results))
 
 
 def _maps_table(results: Results) -> str:
-    lines = [
-        "## Maps under the default of the library",
-        "",
-        f"The same with `{MAPS[PLAIN]}`, for maps of this library alone.",
-        "",
-    ]
-    return "\n".join([*lines, _maps_rows(results)])
+    prose = f"The same with `{MAPS[PLAIN]}`, for maps of this library alone."
+    return _section("Maps under the default of the library", prose, _maps_rows(results))
 
 
 def _cases_of(results: Results, methods: dict[str, str]) -> list[str]:

@@ -118,7 +118,7 @@ def test_memory_follows_the_schedule(rng):
     """As the flips fall, more is kept: by the second step's rate, not by the first's."""
     layer = dense()
     x, gradients = latent(layer).numpy().astype(np.float64), rng.normal(size=(2, 6, 4))
-    schedule = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.04, 0.02])
+    schedule = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.04, 0.03])
     optimizer = GeodesicSGD(schedule, momentum=0.9, memory=0.05)
     for gradient in gradients:
         step(optimizer, layer, gradient)
@@ -129,9 +129,9 @@ def test_memory_follows_the_schedule(rng):
         u, steep = m / np.linalg.norm(m), np.linalg.norm(m)
         m = steep * (np.cos(turn) * u + np.sin(turn) * at)
         at = np.cos(turn) * at - np.sin(turn) * u
-        mixed = (1 - 0.02 / 0.05) * m + gradients[1][:, k]
+        mixed = (1 - 0.03 / 0.05) * m + gradients[1][:, k]
         mixed -= at * (at @ mixed)
-        turn = np.pi * 0.02
+        turn = np.pi * 0.03
         x[:, k] = length * (np.cos(turn) * at - np.sin(turn) * mixed / np.linalg.norm(mixed))
     np.testing.assert_allclose(latent(layer), x, rtol=1e-5, atol=1e-6)
 
