@@ -228,6 +228,8 @@ MAPS = {
     for words in METHODS
     if words.startswith((PLAIN, "hyperbolic", "epc"))
 }
+# Every method by Adam, the optimizer of most users, over a grid of its own.
+METHODS_ADAM = tuple(f"{words}:optimizer=adam" for words in METHODS)
 FLOAT = "float"
 
 
@@ -422,6 +424,7 @@ PARTS = {
     "asked": publishing(*ASKED.values()),
     "maps": publishing(*MAPS.values()),
     "tuned": tuned,
+    "tuned_adam": lambda case, results: tuned(case, results, METHODS_ADAM),
     "placebo": placebo,
 }
 SHORT_RUNS_FIRST = (
@@ -469,6 +472,11 @@ PLAN = [
     ("thresholds", "digits-vgg-60"),
     *[(part, case) for case in SHORT_RUNS_FIRST for part in ("high", "convolutions")],
     *[("memory", case) for case in (*SHORT_RUNS_FIRST, "digits-vggsmall-5")],
+    # Cases that had no part in any choice.
+    *[("memory", case) for case in ("textures-resnet20-5", "textures-bireal18-20")],
+    ("adam", "textures-resnet20-5"),
+    ("lead", "textures-resnet20-5"),
+    ("adam", "textures-bireal18-20"),
     ("memory_variants", "textures-vgg-5"),
     ("memory_variants", "digits-vgg-20"),
     ("memory_variants", "textures-vgg-20"),
@@ -503,6 +511,7 @@ PLAN = [
     ("float", "textures-resnet18-5"),
     ("float", "textures-bireal18-5"),
     ("tuned", "digits-vgg-5"),
+    ("tuned_adam", "textures-vgg-5"),
     ("maps", "digits-vgg-5"),
     ("maps", "textures-vgg-5"),
     ("asked", "digits-vgg-5"),

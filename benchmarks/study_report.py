@@ -27,6 +27,7 @@ from study import (
     MATCHED,
     MEMORY_VARIANTS,
     METHODS,
+    METHODS_ADAM,
     MORE,
     ON_TOP,
     PLACEBO,
@@ -79,6 +80,7 @@ FAST_SIGNS = {
     "Adam, thresholds x3, momentum 0.7": PLAIN_ADAM_MOMENTUM,
     "Adam, thresholds x20, convolutions x3": PLAIN_ADAM_CONVOLUTIONS,
 }
+TUNED_METHODS = {"SGD": METHODS, "Adam": METHODS_ADAM}
 CASES = sorted({case for _, case in PLAN}, key=_net_and_epochs)
 
 
@@ -113,9 +115,9 @@ def write(results: Results, folder: Path) -> list[Path]:
     for case in CASES:
         if any((case, words, SEEDS[0]) in results.lines for words in MATCHED):
             sections.append(_matched_table(results, case))
-    for part, case in PLAN:
-        if part == "tuned" and results.best_of_grid(case, METHODS[1]) is not None:
-            sections.append(_tuned_table(results, case))
+    for (optimizer, methods), case in itertools.product(TUNED_METHODS.items(), CASES):
+        if _tuned_rivals(results, case, methods):
+            sections.append(_tuned_table(results, case, optimizer, methods))
     if _cases_of(results, ASKED):
         sections.append(_asked_table(results))
     if _cases_of(results, MAPS):
@@ -192,7 +194,7 @@ def _complete(results: Results, case: str, words: str | None) -> bool:
     return words is not None and len(results.values(case, words, SEEDS, "test")) == len(SEEDS)
 
 
-def _tuned_signs(results: Results, case: str, methods: Iterable[str]) -> dict[str, str]:
+def _tuned_points(results: Results, case: str, methods: Iterable[str]) -> dict[str, str]:
     """The best point of each method whose published row is complete."""
     best = {method: results.best_of_grid(case, method) for method in methods}
     return {m: words for m, words in best.items() if words and _complete(results, case, words)}
@@ -207,7 +209,7 @@ def _best_of(results: Results, case: str, points: Iterable[str]) -> str | None:
 def _over_tuned_signs(results: Results, case: str, words: str | None) -> list[str]:
     """The gain over the best tuned plain sign, of those without factors on the rate and of all."""
     slow, fast = (
-        _tuned_signs(results, case, signs.values()) for signs in (TUNED_SIGNS, FAST_SIGNS)
+        _tuned_points(results, case, signs.values()) for signs in (TUNED_SIGNS, FAST_SIGNS)
     )
     return [
         _gain(results, case, words, _best_of(results, case, signs.values()))
@@ -226,7 +228,12 @@ def _over_grid(results: Results, case: str, method: str) -> tuple[str, str]:
 
 
 def _paired(
-    results: Results, case: str, words: str, reference: str, seeds: Any = SEEDS
+    results: Results,
+    case: str,
+    words: str,
+    reference: str,
+    seeds: Any = SEEDS,
+    comparisons: int = 1,
 ) -> Difference | None:
     """Test accuracy minus that of `reference`, where both have at least two seeds in common."""
     both = [
@@ -237,7 +244,9 @@ def _paired(
     if len(both) < 2:
         return None
     return paired_difference(
-        results.values(case, words, both, "test"), results.values(case, reference, both, "test")
+        results.values(case, words, both, "test"),
+        results.values(case, reference, both, "test"),
+        comparisons=comparisons,
     )
 
 
@@ -317,7 +326,7 @@ def _adam_rows(results: Results) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in CASES:
-        tuned = _tuned_signs(results, case, TUNED_SIGNS.values())
+        tuned = _tuned_points(results, case, TUNED_SIGNS.values())
         sgd, decoupled, adam = (tuned.get(method) for method in TUNED_SIGNS.values())
         if decoupled is None and adam is None:
             continue
@@ -354,7 +363,7 @@ def _threshold_rows(results: Results) -> str:
     for case in CASES:
         if not _complete(results, case, GEODESIC_THRESHOLDS):
             continue
-        tuned = _tuned_signs(results, case, [*TUNED_SIGNS.values(), *FAST_SIGNS.values()])
+        tuned = _tuned_points(results, case, [*TUNED_SIGNS.values(), *FAST_SIGNS.values()])
         cells = [_starred(case)]
         pairs: tuple[tuple[str | None, str | None], ...] = (
             (GEODESIC_ADAM, GEODESIC_THRESHOLDS),
@@ -396,7 +405,7 @@ def _high_rows(results: Results) -> str:
         cells = [_starred(case), _shown(results, case, GEODESIC_THRESHOLDS)]
         for words in done:
             cells += [_shown(results, case, words), *_over_tuned_signs(results, case, words)]
-        adam = _tuned_signs(results, case, (PLAIN_ADAM, PLAIN_ADAM_CONVOLUTIONS))
+        adam = _tuned_points(results, case, (PLAIN_ADAM, PLAIN_ADAM_CONVOLUTIONS))
         cells += [
             _shown(results, case, adam.get(method))
             for method in (PLAIN_ADAM, PLAIN_ADAM_CONVOLUTIONS)
@@ -426,7 +435,7 @@ def _memory_rows(results: Results) -> str:
     for case in CASES:
         if not _complete(results, case, GEODESIC_MEMORY):
             continue
-        tuned = _tuned_signs(results, case, [*TUNED_SIGNS.values(), *FAST_SIGNS.values()])
+        tuned = _tuned_points(results, case, [*TUNED_SIGNS.values(), *FAST_SIGNS.values()])
         of_slow, of_all = _over_tuned_signs(results, case, GEODESIC_MEMORY)
         cells = [
             _starred(case),
@@ -508,37 +517,46 @@ def _matched_table(results: Results, case: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _tuned_table(results: Results, case: str) -> str:
-    reference = results.best_of_grid(case)
-    assert reference is not None
+def _tuned_rivals(results: Results, case: str, methods: tuple[str, ...]) -> dict[str, str]:
+    """The best points, by name, once plain sign and another have published rows."""
+    best = _tuned_points(results, case, methods)
+    done = {n: best[words] for n, words in zip(METHODS, methods, strict=True) if words in best}
+    return done if PLAIN in done and len(done) > 1 else {}
+
+
+def _tuned_table(results: Results, case: str, optimizer: str, methods: tuple[str, ...]) -> str:
+    rows = _tuned_rivals(results, case, methods)
+    comparisons = len(METHODS) - 1
     lines = [
-        f"## Methods, each tuned over the same grid: {case}",
+        f"## Methods, each tuned over the same grid by {optimizer}: {case}",
         "",
         "Each method at the best of its own grid, chosen and grown as that of plain sign; test "
-        "accuracy on fresh seeds, differences to tuned plain sign. Robustness: worst and mean "
-        f"validation accuracy over the same {len(GRID)} points, one seed a point. The geodesic row "
-        "has no grid. Of twenty equal methods one leaves its interval by chance.",
+        "accuracy on fresh seeds, differences to tuned plain sign, and what is left of their "
+        f"intervals if they shall hold for {comparisons} methods at once. Robustness: worst and "
+        f"mean validation accuracy over the same {len(GRID)} points, one seed a point. The last "
+        "rows are plain sign under settings that are tuned for no case.",
         "",
-        "| method | test (seeds) | at | difference | grid min, mean | flips / step (%) | "
-        "information gain |",
-        "|---|---|---|---|---|---|---|",
+        "| method | test (seeds) | at | difference | for all at once | grid min, mean | "
+        "flips / step (%) | information gain |",
+        "|---" * 8 + "|",
     ]
-    rows = [(name, results.best_of_grid(case, name)) for name in METHODS]
-    for name, best in [*rows, (GEODESIC, GEODESIC)]:
-        test, flips = ("-", "-") if best is None else _row(results, case, best, SEEDS)
-        if best is None or test == "-":
+    untuned = {words: words for words in (GEODESIC, GEODESIC_MEMORY)}
+    for name, words in {**rows, **untuned}.items():
+        test, flips = _row(results, case, words, SEEDS)
+        if test == "-":
             continue
-        difference = (
-            "reference" if name == PLAIN else _difference(results, case, best, reference, SEEDS)
-        )
-        point = robust = "-"
-        if name != GEODESIC:
-            mean, worst = _over_grid(results, case, name)
-            point, robust = _point(best), f"{worst}, {mean}"
-        lines.append(
-            f"| {name} | {test} | {point} | {difference} | {robust} | "
-            f"{flips} | {results.mean(case, best, SEEDS, 'information_gain'):.2f} |"
-        )
+        gain = for_all = point = robust = "-"
+        if name != PLAIN:
+            gain = _difference(results, case, words, rows[PLAIN], SEEDS)
+        if name in rows:
+            mean, worst = _over_grid(results, case, methods[METHODS.index(name)])
+            point, robust = _point(words), f"{worst}, {mean}"
+            wide = _paired(results, case, words, rows[PLAIN], comparisons=comparisons)
+            if wide is not None and name != PLAIN:
+                for_all = f"[{wide.low:+.2f}, {wide.high:+.2f}]"
+        information = f"{results.mean(case, words, SEEDS, 'information_gain'):.2f}"
+        cells = [name, test, point, gain, for_all, robust, flips, information]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -615,12 +633,11 @@ def _methods_plot(results: Results, path: Path) -> bool:
             name: _paired(results, case, words, MATCHED[0])
             for name, words in zip(METHODS, MATCHED, strict=True)
         }
-        tuned = {name: results.best_of_grid(case, name) for name in METHODS}
-        panels[f"each tuned\n{case}"] = {
-            name: _paired(results, case, words, tuned[PLAIN])
-            for name, words in tuned.items()
-            if words and tuned[PLAIN]
-        }
+        for optimizer, methods in TUNED_METHODS.items():
+            tuned = _tuned_rivals(results, case, methods)
+            panels[f"each tuned by {optimizer}\n{case}"] = {
+                name: _paired(results, case, words, tuned[PLAIN]) for name, words in tuned.items()
+            }
         panels[f"same asked flips\n{case}"] = {
             name: _paired(results, case, words, ASKED[PLAIN])
             for name, words in ASKED.items()

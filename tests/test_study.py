@@ -125,27 +125,36 @@ def test_a_point_beyond_the_first_grid_can_be_the_best(study, tmp_path):
     assert {s for c, m, s in results.lines if m == beyond} == {*study.CHOOSING, *study.SEEDS}
 
 
-def test_every_method_is_tuned_over_a_grid_of_its_own(study, tmp_path):
+@pytest.mark.parametrize(
+    "part, case, suffix, point",
+    [
+        ("tuned", "digits-vgg-5", "", "lr 0.03, sum 1"),
+        ("tuned_adam", "textures-vgg-5", ":optimizer=adam", "lr 0.003, sum 1"),
+    ],
+)
+def test_every_method_is_tuned_over_a_grid_of_its_own(study, tmp_path, part, case, suffix, point):
     import study_report
 
     results = study.Results(tmp_path / "r.jsonl")
     method = "irnet:input_quantizer=ede_sign"
-    better = study.grid_of(method)[6]
-    finish(study, results, "tuned", case="digits-vgg-5", better=better)
+    better = study.grid_of(method + suffix)[6]
+    finish(study, results, part, case=case, better=better)
     for words in study.METHODS:
-        best = results.best_of_grid("digits-vgg-5", words)
-        assert best.startswith(words + ":learning_rate=")
-        seeds = [seed for case, name, seed in results.lines if name == best]
+        best = results.best_of_grid(case, words + suffix)
+        assert best.startswith(f"{words}{suffix}:learning_rate=")
+        seeds = [seed for _, name, seed in results.lines if name == best]
         assert sorted(seeds) == sorted([*study.CHOOSING, *study.SEEDS])
-    assert results.best_of_grid("digits-vgg-5", method) == better
-    for seed in study.SEEDS:
-        results.lines["digits-vgg-5", better, seed]["test"] = 53.0
+    assert results.best_of_grid(case, method + suffix) == better
+    for seed in study.SEEDS:  # plain sign has 50.0 everywhere
+        results.lines[case, better, seed]["test"] = 53.0 + seed
     page, *_ = study_report.write(results, tmp_path)
     (row,) = [text for text in page.read_text().splitlines() if text.startswith(f"| {method} | 5")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1] == "53.00 ± 0.00 (5)"
-    assert cells[2] == "lr 0.03, sum 1"
-    assert cells[3] == "+3.00 [+3.00, +3.00]"
+    assert cells[1] == "55.00 ± 1.58 (5)"
+    assert cells[2] == point
+    # Student's t of 4 degrees of freedom: 2.776 for one comparison, 6.666 for nineteen.
+    assert cells[3] == "+5.00 [+3.04, +6.96]"
+    assert cells[4] == "[+0.29, +9.71]"
 
 
 def test_goes_on_where_it_was_stopped(study, tmp_path):
