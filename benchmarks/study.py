@@ -50,6 +50,10 @@ _NETS = {
         name="textures-vgg", source="study", dataset="textures", model="vgg_small", width=0.125,
         batch_size=50,
     ),
+    "hard-vgg": Recipe(
+        name="hard-vgg", source="study", dataset="textures-hard", model="vgg_small", width=0.125,
+        batch_size=50,
+    ),
     "digits-vggsmall": Recipe(
         name="digits-vggsmall", source="study", dataset="digits", model="vgg_small", batch_size=32,
     ),
@@ -66,8 +70,11 @@ _NETS = {
         stem="cifar", width=0.5, batch_size=50,
     ),
 }  # fmt: skip
-IMAGES = {"digits": 1077, "textures": 3000}
+IMAGES = {"digits": 1077, "textures": 3000, "textures-hard": 3000}
 DEVELOPMENT = ("digits-vgg-20", "textures-vgg-5", "textures-vgg-20")
+
+# Cases whose validation split had a part in the choice of a setting, or was looked at before one.
+LOOKED_AT = (*DEVELOPMENT, "digits-vgg-5", "textures-bireal18-5", "textures-resnet18-5")
 
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)
 DECAY_SUMS = (0.1, 0.3, 1.0, 3.0)
@@ -111,14 +118,14 @@ VARIANTS = (
     "ste_sign:flip_rate=0.01",
     "ste_sign:flip_rate=0.003",
     "ste_sign:flip_rate=0.03",
-    "ste_sign:flip_rate=0.01:granularity=layer",
+    "ste_sign:flip_rate=0.01:flip_granularity=layer",
     "ste_sign:flip_rate=0.01:flip_direction=sign",
     "ste_sign:flip_rate=0.01:flip_direction=adaptive",
     "ste_sign:flip_rate=0.01:schedule=linear",
     "hyperbolic_boundary:r=1:flip_rate=0.01",
     "approx_sign:flip_rate=0.01",
     "ste_sign:flip_rate=0.003:learning_rate=0.03",
-    "ste_sign:flip_rate=0.01:granularity=layer:learning_rate=0.03",
+    "ste_sign:flip_rate=0.01:flip_granularity=layer:learning_rate=0.03",
 )
 # What else could be laid on top of that setting; tried after it was chosen, and chooses nothing.
 ON_TOP = (
@@ -195,6 +202,12 @@ PLAIN_DECOUPLED_THRESHOLDS = f"{PLAIN_DECOUPLED}:threshold_rate=10"
 # Adam's flips follow from its decay; what can be had is a momentum that forgets as soon.
 PLAIN_ADAM_MOMENTUM = f"{PLAIN_ADAM_THRESHOLDS}:momentum=0.7"
 PLAIN_ADAM_CONVOLUTIONS = f"{PLAIN_ADAM}:threshold_rate=20:convolution_rate=3"
+
+
+def _has_map(words: str) -> bool:
+    return "hyperbolic" in words or words.startswith("epc")
+
+
 # Rivals come with the activation that was published with them.
 METHODS = (
     PLAIN,
@@ -220,17 +233,34 @@ METHODS = (
 )
 # Same learning rate and sum of lr * decay for all: plain sign at the same point is among them.
 MATCHED = tuple(f"{words}:learning_rate=0.1:decay_sum=1.0" for words in METHODS)
-# All methods under the one setting that nobody has to tune: what a quantizer adds to it.
-ASKED = {words: GEODESIC_THRESHOLDS.replace(PLAIN, words, 1) for words in METHODS}
-# And the maps, of which this library is made, under the setting that became its default.
+# All methods without a map under the one setting that nobody has to tune: what a quantizer adds.
+ASKED = {
+    words: GEODESIC_THRESHOLDS.replace(PLAIN, words, 1) for words in METHODS if not _has_map(words)
+}
+# And the maps, of which this library is made, under the setting that became its default, in which
+# base points have a rate at which they do something; each host beside itself behind a map.
+_MAPS = (
+    "hyperbolic:r=0.05:granularity=layer",
+    "hyperbolic:r=0.05",
+    "hyperbolic:r=1:granularity=layer",
+    "hyperbolic:r=1",
+    "hyperbolic_boundary:r=1:granularity=layer",
+    "hyperbolic_boundary:r=1",
+    "epc:r=0.05:granularity=layer",
+    "epc:r=0.05",
+    "irnet+hyperbolic:input_quantizer=ede_sign",
+    "recu+hyperbolic:input_quantizer=recu_sign",
+)
+_HOSTS = ("irnet:input_quantizer=ede_sign", "recu:input_quantizer=recu_sign")
 MAPS = {
     words: GEODESIC_MEMORY.replace(PLAIN, words, 1)
-    for words in METHODS
-    if words.startswith((PLAIN, "hyperbolic", "epc"))
+    + (":base_point_step=toward:base_point_rate=5" if _has_map(words) else "")
+    for words in (PLAIN, *_MAPS, *_HOSTS)
 }
-# Every method by Adam, the optimizer of most users, over a grid of its own.
-METHODS_ADAM = tuple(f"{words}:optimizer=adam" for words in METHODS)
+# Those without a map by Adam, the optimizer of most users, each over a grid of its own.
+METHODS_ADAM = {words: f"{words}:optimizer=adam" for words in METHODS if not _has_map(words)}
 FLOAT = "float"
+FLOAT_ADAM = "float:optimizer=adam:learning_rate=0.003"
 
 
 def case_recipe(case: str) -> Recipe:
@@ -296,24 +326,32 @@ class Results:
         return sum(values) / len(values) if values else float("nan")
 
     def grid(self, case: str, method: str = PLAIN) -> tuple[str, ...]:
-        """The points of a method: `grid_of`, with one row or column more beside a best point that
-        lies at its edge."""
-        points = grid_of(method)
-        if any((case, words, CHOOSING[0]) not in self.lines for words in points):
-            return points
-        rate, total = point_of(self.finalists(case, points)[0])
-        return grid_of(
-            method,
-            _with_neighbours(LEARNING_RATES, ALL_RATES, rate / scale(method)),
-            _with_neighbours(DECAY_SUMS, ALL_SUMS, total),
-        )
+        """The points of a method: `grid_of`, with a row or column more wherever the best point
+        lies at the edge, by the first choosing seed or as chosen, as far as `ALL_RATES` and
+        `ALL_SUMS` go."""
+        rates, sums = LEARNING_RATES, DECAY_SUMS
+        while True:
+            grid = grid_of(method, rates, sums)
+            if not all((case, words, CHOOSING[0]) in self.lines for words in grid):
+                return grid
+            finalists = self.finalists(case, grid)
+            before = rates, sums
+            for words in {finalists[0], self._chosen(case, finalists) or finalists[0]}:
+                rate, total = point_of(words)
+                rates = _with_neighbours(rates, ALL_RATES, rate / scale(method))
+                sums = _with_neighbours(sums, ALL_SUMS, total)
+            if (rates, sums) == before:
+                return grid
 
     def best_of_grid(self, case: str, method: str = PLAIN) -> str | None:
         """The best point by validation accuracy; None while the choice is not finished."""
         grid = self.grid(case, method)
         if any((case, words, CHOOSING[0]) not in self.lines for words in grid):
             return None
-        finalists = self.finalists(case, grid)
+        return self._chosen(case, self.finalists(case, grid))
+
+    def _chosen(self, case: str, finalists: list[str]) -> str | None:
+        """The best mean over all choosing seeds, once these are run."""
         done = [len(self.values(case, words, CHOOSING, "validation")) for words in finalists]
         if min(done) < len(CHOOSING):
             return None
@@ -420,11 +458,12 @@ PARTS = {
     "adam_convolutions": tuning(PLAIN_ADAM_CONVOLUTIONS),
     "decoupled_thresholds": tuning(PLAIN_DECOUPLED_THRESHOLDS),
     "float": publishing(FLOAT),  # the same net with real weights and activations
+    "float_adam": publishing(FLOAT_ADAM),
     "matched": publishing(*MATCHED, FLOAT),  # same learning rate and sum of lr * decay
     "asked": publishing(*ASKED.values()),
     "maps": publishing(*MAPS.values()),
     "tuned": tuned,
-    "tuned_adam": lambda case, results: tuned(case, results, METHODS_ADAM),
+    "tuned_adam": lambda case, results: tuned(case, results, tuple(METHODS_ADAM.values())),
     "placebo": placebo,
 }
 SHORT_RUNS_FIRST = (
@@ -437,6 +476,8 @@ SHORT_RUNS_FIRST = (
     "textures-resnet18-20",
     "digits-vgg-60",
 )
+# Cases that had no part in any choice.
+UNSEEN = ("textures-resnet20-5", "hard-vgg-5", "textures-bireal18-20", "hard-vgg-20")
 PLAN = [
     *[("development", case) for case in DEVELOPMENT],
     ("lead", "digits-vgg-20"),
@@ -472,11 +513,11 @@ PLAN = [
     ("thresholds", "digits-vgg-60"),
     *[(part, case) for case in SHORT_RUNS_FIRST for part in ("high", "convolutions")],
     *[("memory", case) for case in (*SHORT_RUNS_FIRST, "digits-vggsmall-5")],
-    # Cases that had no part in any choice.
-    *[("memory", case) for case in ("textures-resnet20-5", "textures-bireal18-20")],
-    ("adam", "textures-resnet20-5"),
+    *[("memory", case) for case in UNSEEN],
+    *[("adam", case) for case in UNSEEN],
+    ("lead", "hard-vgg-5"),
     ("lead", "textures-resnet20-5"),
-    ("adam", "textures-bireal18-20"),
+    *[("float_adam", case) for case in (*SHORT_RUNS_FIRST, *UNSEEN)],
     ("memory_variants", "textures-vgg-5"),
     ("memory_variants", "digits-vgg-20"),
     ("memory_variants", "textures-vgg-20"),
@@ -514,6 +555,7 @@ PLAN = [
     ("tuned_adam", "textures-vgg-5"),
     ("maps", "digits-vgg-5"),
     ("maps", "textures-vgg-5"),
+    ("maps", "textures-bireal18-5"),
     ("asked", "digits-vgg-5"),
     ("asked", "textures-vgg-5"),
     ("asked", "textures-bireal18-5"),
@@ -575,6 +617,7 @@ def train(run: Run, datasets: dict[str, Any]) -> dict[str, Any]:
         "flips": flips.get("measured_per_step"),
         "flips_vs_init": flips.get("vs_init"),
         "information_gain": flips.get("information_gain"),
+        "from_base_points": flips.get("from_base_points"),
         "latent_decay": recipe.latent_decay,
         "steps": found["steps"],
         "seconds": round(found["seconds"], 2),

@@ -15,7 +15,7 @@ from larq.context import quantized_scope
 from larq.quantized_variable import QuantizedVariable
 
 from hbnn_larq.arguments import require_whole
-from hbnn_larq.metrics import edge_share, information_gain
+from hbnn_larq.metrics import edge_share, flip_share, information_gain
 from hbnn_larq.optimizers import GeodesicSGD
 from hbnn_larq.poincare import ball_of
 
@@ -23,6 +23,7 @@ __all__ = [
     "FlipCounter",
     "FlipMonitor",
     "StopOnNaN",
+    "base_point_flips",
     "base_point_shares",
     "binary_kernels",
     "first_non_finite",
@@ -67,6 +68,39 @@ def base_point_shares(model: tf.keras.Model) -> dict[str, float]:
             continue
         name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
         shares[_free(name, shares)] = max(_share(point) for point in points)
+    return shares
+
+
+def base_point_flips(model: tf.keras.Model) -> dict[str, float]:
+    """What base points do: the share of each layer's signs that they change.
+
+    With all points at 0 a map changes no sign (of a host behind it: what the host alone would
+    say), so a layer whose share is 0 is the plain binary layer, at the price of a map.
+
+    # Arguments
+        model: a built model; layers without base points are left out. Its base points are set
+            to 0 for a moment and put back.
+
+    # Returns
+        `{layer: share}`, of the weights that would have the other sign with base points at 0.
+    """
+    shares: dict[str, float] = {}
+    for layer, attribute, variable in _quantized(model):
+        points = getattr(variable.quantizer, "base_points", None)
+        if not points:
+            continue
+        name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
+        kept = [_latent(point).numpy() for point in points]
+        with quantized_scope(True):
+            signs = tf.convert_to_tensor(variable).numpy() >= 0
+            try:
+                for point in points:
+                    point.assign(tf.zeros(point.shape, point.dtype))
+                plain = tf.convert_to_tensor(variable).numpy() >= 0
+            finally:
+                for point, value in zip(points, kept, strict=True):
+                    point.assign(value)
+        shares[_free(name, shares)] = flip_share(plain, signs)
     return shares
 
 

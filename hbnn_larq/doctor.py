@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import flip_rate, rebuilding
-from hbnn_larq.callbacks import base_point_shares
+from hbnn_larq.callbacks import base_point_flips, base_point_shares
 from hbnn_larq.edge.obstacles import obstacle
 from hbnn_larq.optimizers import GeodesicSGD, GroupedAdam, MobiusSGD
 from hbnn_larq.quantizers import BallQuantizer
@@ -32,6 +32,7 @@ __all__ = ["Finding", "examine", "examine_epoch", "examine_schedule", "to_json"]
 
 VERSIONS = {"tensorflow": "2.15", "larq": "0.14", "larq-compute-engine": "0.16"}
 WORD = 32
+IDLE = 0.001  # share of the signs that base points change
 EDGE = 0.95  # share of the ball's radius: lambda_p is 20 there, and 0.1x of a step arrives
 SATURATED = 8.0  # 1 - tanh(8) is 2e-7: in float32 the radial direction of the map is flat
 OUTSIDE = 0.5  # share of latents beyond the clip, where a clipped gradient is 0
@@ -597,7 +598,18 @@ _LAYER_CHECKS = (
 
 
 def _base_points(model: tf.keras.Model) -> Iterator[Finding]:
-    for name, share in base_point_shares(model).items():
+    shares = base_point_shares(model)
+    flips = base_point_flips(model) if any(shares.values()) else {}  # at 0: not trained yet
+    if flips and max(flips.values()) < IDLE:
+        yield Finding(
+            "idle-base-points",
+            "training",
+            f"base points change at most {max(flips.values()):.2%} of the signs of a layer: so far "
+            "these are plain signs, at the price of a map",
+            'Beside Adam, move them by MobiusSGD(step="toward", base_point_rate=5, others=...), in '
+            "a recipe --set base_point_step=toward --set base_point_rate=5; or take ste_sign.",
+        )
+    for name, share in shares.items():
         if share > EDGE:
             yield Finding(
                 "edge",

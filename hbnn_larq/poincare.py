@@ -15,6 +15,7 @@ does; a result is rounded so that it lies inside.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -293,6 +294,34 @@ def mobius_step(p, g, *, r, axis: Axis, learning_rate, decay=0.0, rule: str = "e
     return span([p, g], _STEP_COEFFICIENTS[rule], numbers, axis=axis, longest=edge)
 
 
+def step_toward(p, g, *, r, axis: Axis, share, length) -> tf.Tensor:
+    r"""One step of a base point whose size does not depend on that of the gradient.
+
+    The share `share` of the geodesic from p to the point that lies `length` away from the centre,
+    against the gradient: `p ⊕ share ⊗ (-p ⊕ t)`, `t = -length g / |g|`. So p is a running mean of
+    such points and never farther out than they are. A gradient of 0 leaves p where it is.
+
+    # Arguments
+        p: Base points, float32 or float64.
+        g: Euclidean gradient of the loss, of the shape and dtype of `p`.
+        r: Strength of the curvature, above 0.
+        axis: Axes that together form one vector.
+        share: Between 0 and 1.
+        length: Of t, below `1 / sqrt(r)`; a number, or one per vector with `axis` kept.
+
+    # Returns
+        The new base points.
+    """
+    (p, g), _ = _points("step_toward", r, axis, p=p, g=g)
+    scale = tf.reduce_max(tf.abs(g), axis, keepdims=True)  # squares of gradients may underflow
+    unit = tf.math.divide_no_nan(g, scale)
+    length_of_unit = tf.sqrt(tf.reduce_sum(unit * unit, axis, keepdims=True))
+    unit = tf.math.divide_no_nan(unit, length_of_unit)
+    way = mobius_add(-p, -length * unit, r=r, axis=axis)
+    moved = mobius_add(p, mobius_scalar_mul(share, way, r=r, axis=axis), r=r, axis=axis)
+    return tf.where(scale > 0, moved, p)
+
+
 # ---------------------------------------------------------- points that variables hold
 
 
@@ -301,11 +330,18 @@ class Ball(NamedTuple):
 
     r: float
     axis: tuple[int, ...]
+    reach: Callable[[], tf.Tensor] | None = None  # how far out the weights of the vectors are
 
 
-def put_in_ball(variable: tf.Variable, *, r: float, axis: tuple[int, ...]) -> None:
+def put_in_ball(
+    variable: tf.Variable,
+    *,
+    r: float,
+    axis: tuple[int, ...],
+    reach: Callable[[], tf.Tensor] | None = None,
+) -> None:
     """Mark a variable as holding points of a ball, for optimizers to find."""
-    variable._hbnn_ball = Ball(r, axis)
+    variable._hbnn_ball = Ball(r, axis, reach)
 
 
 def ball_of(variable: tf.Variable) -> Ball | None:

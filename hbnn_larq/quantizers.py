@@ -24,6 +24,8 @@ sign. At inference only the signs remain: `hbnn_larq.fold` writes them into a pl
 
 from __future__ import annotations
 
+import math
+
 import larq as lq
 import tensorflow as tf
 from larq import utils
@@ -104,12 +106,21 @@ class BallQuantizer(KernelQuantizer):
 
         def getter(*args, **kwargs):
             variable = make(*args, **kwargs)
-            poincare.put_in_ball(variable, r=self.r, axis=self._axis)
+            poincare.put_in_ball(variable, r=self.r, axis=self._axis, reach=self._reach)
             return QuantizedVariable.from_variable(variable, tf.zeros_like, precision=32)
 
         if "_base_point" in name:
             return super()._add_variable_with_custom_getter(name, getter=getter, **kwargs)
         return super()._add_variable_with_custom_getter(name, getter=make, **kwargs)
+
+    def _reach(self) -> tf.Tensor:
+        """How far from the centre the weights of each vector are, at most half way to the edge."""
+        root = math.sqrt(self.r)
+        latent = self.read_latent()
+        if latent is None:
+            return tf.constant(0.5 / root, self._kernel_dtype)
+        out = tf.tanh(root * tf.sqrt(tf.reduce_sum(latent * latent, self._axis, keepdims=True)))
+        return tf.minimum(out, 0.5) / root
 
     def _points_now(self) -> list[tf.Tensor]:
         with lq.context.quantized_scope(False):
@@ -213,6 +224,10 @@ class HyperbolicBoundary(BallQuantizer):
 
     def __init__(self, r: float = 1.0, granularity: str = "filter", **kwargs):
         super().__init__(r, granularity, **kwargs)
+
+    def _reach(self) -> tf.Tensor:
+        # Weights are on the sphere itself, wherever the latents are.
+        return tf.constant(0.5 / math.sqrt(self.r), self._kernel_dtype)
 
     def _image(self, points, latent, axis):
         return poincare.boundary_map(points[0], latent, r=self.r, axis=axis)

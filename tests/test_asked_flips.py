@@ -9,7 +9,7 @@ from hbnn_larq.optimizers import GeodesicSGD, MobiusSGD
 from hbnn_larq.training import checkpoints, data, run
 from hbnn_larq.training.models import build_optimizer
 from hbnn_larq.training.recipe import Recipe, keep_decay_sum
-from hbnn_larq.training.textures import CLASSES, textures
+from hbnn_larq.training.textures import CLASSES, textures, textures_hard
 
 ASKING = Recipe(
     name="asking", source="a test", dataset="tiny", model="vgg_small", width=1 / 32,
@@ -132,3 +132,16 @@ def test_textures_are_what_they_say():
     pixels = made.normalize(made.train.images).reshape(-1, 3)
     np.testing.assert_allclose(pixels.mean(axis=0, dtype=np.float64), 0, atol=1e-3)
     np.testing.assert_allclose(pixels.std(axis=0, dtype=np.float64), 1, atol=1e-3)
+
+
+def test_hard_textures_are_the_same_pictures_in_more_noise():
+    easy, hard = textures(), textures_hard()
+    assert data.load("textures-hard").name == hard.name == "textures-hard"
+    np.testing.assert_array_equal(easy.test.labels, hard.test.labels)
+    blurred, rough = [], []
+    for made in (easy, hard):
+        images = made.test.images.astype(float)
+        blurred.append(images.reshape(-1, 8, 4, 8, 4, 3).mean(axis=(2, 4)).ravel())
+        rough.append(np.abs(np.diff(images, axis=1)).mean())
+    assert np.corrcoef(blurred)[0, 1] > 0.98
+    assert rough[1] > 1.2 * rough[0]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hbnn_larq import callbacks, metrics
+from hbnn_larq import binary_weights, callbacks, metrics, quantizers
 
 
 def tiny_model() -> tf.keras.Model:
@@ -202,3 +202,32 @@ def test_a_model_that_its_first_batch_builds_is_stopped_too():
     model.compile(tf.keras.optimizers.SGD(float("inf")), "mse")
     with pytest.raises(FloatingPointError, match=r"step 0 .* not finite: all weights"):
         model.fit(np.ones((4, 2)), np.ones((4, 3)), verbose=0, callbacks=[callbacks.StopOnNaN()])
+
+
+@pytest.mark.parametrize("granularity", ["filter", "layer"])
+@pytest.mark.parametrize(
+    "make",
+    [quantizers.Hyperbolic, quantizers.HyperbolicBoundary, quantizers.EPC],
+    ids=lambda make: make.__name__,
+)
+def test_what_base_points_do_is_told_in_signs(make, granularity):
+    layer = lq.layers.QuantDense(4, kernel_quantizer=make(r=1.0, granularity=granularity))
+    model = tf.keras.Sequential([tf.keras.Input((6,)), layer, tf.keras.layers.Dense(2)])
+    assert callbacks.base_point_flips(model) == {layer.name: 0.0}
+    latent = np.where(np.arange(24).reshape(6, 4) % 3, 0.1, -0.1)
+    layer.kernel.assign(latent)
+    (point, *_) = layer.kernel_quantizer.base_points
+    moved = np.zeros((6, 4))
+    moved[0, 1:] = [-0.5, 0.5, 0.5]  # stronger than the weights there, which are 0.1, 0.1 and -0.1
+    point.assign(moved)
+    before = [v.numpy() for v in layer.trainable_weights]
+    signs = binary_weights(model)[layer.name]
+    changed = np.argwhere(signs != np.sign(latent)).tolist()
+    assert changed == [[0, 1], [0, 3]]
+    assert callbacks.base_point_flips(model) == {layer.name: pytest.approx(2 / 24)}
+    for old, now in zip(before, layer.trainable_weights, strict=True):
+        np.testing.assert_array_equal(old, now.numpy())
+
+
+def test_base_points_of_a_model_without_them():
+    assert callbacks.base_point_flips(tf.keras.Sequential([tf.keras.layers.Dense(2)])) == {}

@@ -196,6 +196,11 @@ BROKEN = {
         "one-sided-kernel",
         "all its 9216 binary weights are +1",
     ),
+    "p that does nothing": (
+        lambda: with_base_point(net(conv(name="a")), "a", 1e-6),
+        "idle-base-points",
+        "0.00%",
+    ),
     "p at the edge": (lambda: with_base_point(net(conv(name="a")), "a", 0.99), "edge", "99.0%"),
     "saturated map": (
         lambda: with_weights(net(conv(name="a")), "a", lambda w: 60 * w),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hbnn_larq import callbacks, quantizers
 from hbnn_larq.callbacks import FlipMonitor
 from hbnn_larq.optimizers import (
     GeodesicSGD,
@@ -264,6 +265,41 @@ def test_the_default_is_saved_with_the_model_and_goes_on(quantizer, suffix, tmp_
     train(loaded, x, y)
     for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        quantizers.Hyperbolic(r=0.05),
+        quantizers.Hyperbolic(r=0.05, granularity="layer"),
+        quantizers.HyperbolicBoundary(r=1.0),
+        quantizers.EPC(r=0.05),
+    ],
+    ids=lambda q: f"{type(q).__name__}-{q.granularity}",
+)
+def test_under_the_default_a_map_is_one(quantizer, rng):
+    """Base points change signs, and stay far from the edge."""
+    x = rng.normal(size=(256, 32)).astype("float32")
+    y = np.sign(x @ rng.normal(size=(32, 3)))
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((32,)),
+            lq.layers.QuantDense(64, kernel_quantizer=quantizer),
+            tf.keras.layers.BatchNormalization(momentum=0.9),
+            tf.keras.layers.Activation("tanh"),
+            tf.keras.layers.Dense(3),
+        ]
+    )
+    model.compile(default(128), "mse")
+    model.fit(x, y, epochs=8, batch_size=16, verbose=0)
+    (share,) = callbacks.base_point_flips(model).values()
+    assert share > 0.01
+    assert max(callbacks.base_point_shares(model).values()) < 0.9
+
+
+def test_nothing_is_left_for_a_second_one_inside():
+    with pytest.raises(ValueError, match=r"GeodesicSGD\(others=<.*latent weights have this optim"):
+        GeodesicSGD(0.01, others=GeodesicSGD(0.02))
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, None])

@@ -150,6 +150,11 @@ def test_the_optimizer_of_a_recipe():
     adam = optimizer.others.others
     assert (adam.threshold_rate, adam.convolution_rate) == (10, 3)
     assert build_optimizer(asked.changed(optimizer="sgd"), 64).others.convolution_rate == 3
+    for words in ("adam", "sgd"):
+        faster = asked.changed(optimizer=words, base_point_rate=7)
+        assert build_optimizer(faster, 64).others.base_point_rate == 7
+    layers = asked.changed(granularity="layer"), asked.changed(flip_granularity="layer")
+    assert [build_optimizer(r, 64).granularity for r in layers] == ["filter", "layer"]
     model = network()
     assert [adam.decay_of(v) for v in model.trainable_variables] == [1.0, 0.5, 0.0]
     assert (adam.beta_1, optimizer.momentum) == (0.8, 0.8)

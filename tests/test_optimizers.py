@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from hbnn_larq import flip_rate, poincare
 from hbnn_larq.optimizers import GroupedAdam, MobiusSGD, is_base_point, is_latent
+from hbnn_larq.quantizers import Hyperbolic, HyperbolicBoundary
+from hbnn_larq.rivals import Mapped
 
 R = 0.5
 
@@ -247,7 +249,7 @@ def test_the_rate_of_thresholds_is_kept_with_the_optimizer(make):
 
 @pytest.mark.parametrize("make", [MobiusSGD, GroupedAdam])
 @pytest.mark.parametrize("key", ["threshold_rate", "convolution_rate"])
-@pytest.mark.parametrize("rate", [0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("rate", [0, -1.0, float("inf"), float("nan"), None, "3", True])
 def test_factors_on_the_rate_that_are_none(make, key, rate):
     with pytest.raises(ValueError, match=rf"{make.__name__}\({key}=.*\): a finite number above 0"):
         make(**{key: rate})
@@ -261,7 +263,7 @@ def test_decays_left_out():
     assert MobiusSGD(weight_decay=0.1, decay_all=True).decay_of(bias) == 0.1
 
 
-@pytest.mark.parametrize("step", ["exp0", "literal", "riemannian"])
+@pytest.mark.parametrize("step", ["exp0", "literal", "riemannian", "toward"])
 def test_a_thousand_absurd_steps_stay_in_the_ball(step, rng):
     variable = point(rng.normal(size=(6, 3)) * 0.1)
     optimizer = MobiusSGD(1e6, step=step, base_point_decay=0.1)
@@ -393,10 +395,98 @@ def test_traced_once(rng):
 
 
 @pytest.mark.parametrize("key", ["weight_decay", "latent_decay", "base_point_decay"])
-@pytest.mark.parametrize("value", [-1e-4, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-1e-4, float("nan"), float("inf"), "x", True])
 def test_decays_that_are_none(key, value):
     with pytest.raises(ValueError, match=rf"MobiusSGD\({key}=.*\): a decay is a number of at l"):
         MobiusSGD(**{key: value})
+
+
+@pytest.mark.parametrize("value", ["x", True])
+def test_decays_of_adam_that_are_none(value):
+    with pytest.raises(ValueError, match=r"GroupedAdam\(weight_decay=.*\): a decay is a number"):
+        GroupedAdam(weight_decay=value)
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, None, True])
+def test_rates_of_base_points_that_are_none(rate):
+    with pytest.raises(ValueError, match=r"MobiusSGD\(base_point_rate=.*\): a finite number above"):
+        MobiusSGD(base_point_rate=rate)
+
+
+@pytest.mark.parametrize("others", [None, "adam"])
+def test_base_points_with_a_rate_of_their_own(others, rng):
+    """As if they alone had an optimizer with that rate, decay and all; the rest sees nothing."""
+    p, fast_p, w, same_w = (point(np.full((6, 3), 0.1)), point(np.full((6, 3), 0.1)),
+                            tf.Variable(tf.ones((2, 2))), tf.Variable(tf.ones((2, 2))))  # fmt: skip
+    slow, fast = (
+        MobiusSGD(0.01, base_point_decay=0.1, base_point_rate=rate, others=others)
+        for rate in (1.0, 30.0)
+    )
+    alone_p = point(np.full((6, 3), 0.1))
+    alone = MobiusSGD(0.3, base_point_decay=0.1)
+    for optimizer, variables in ((slow, [p, w]), (fast, [fast_p, same_w]), (alone, [alone_p])):
+        optimizer.build(variables)
+    for _ in range(3):
+        gradient = tf.constant(rng.normal(size=(6, 3)), tf.float32)
+        slow.apply_gradients([(gradient, p), (tf.ones((2, 2)), w)])
+        fast.apply_gradients([(gradient, fast_p), (tf.ones((2, 2)), same_w)])
+        alone.apply_gradients([(gradient, alone_p)])
+    np.testing.assert_allclose(fast_p.numpy(), alone_p.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(w.numpy(), same_w.numpy())
+    assert np.abs(fast_p.numpy() - p.numpy()).max() > 0.1
+    config = fast.get_config()
+    assert MobiusSGD.from_config(config).base_point_rate == 30
+    del config["base_point_rate"]  # of a file from before
+    assert MobiusSGD.from_config(config).base_point_rate == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_a_step_toward_goes_a_share_of_the_geodesic_whatever_the_gradient(share, size, rng):
+    start = rng.normal(size=(6, 3)) * 0.3
+    gradient = rng.normal(size=(6, 3))
+    variable = point(start)
+    optimizer = MobiusSGD(0.1, step="toward", base_point_rate=10 * share or 1e-9)
+    optimizer.build([variable])
+    optimizer.apply_gradients([(tf.constant(size * gradient, tf.float32), variable)])
+    space = {"r": R, "axis": (0,)}
+    aim = tf.constant(-0.5 / R**0.5 * gradient / np.linalg.norm(gradient, axis=0), tf.float32)
+    start = tf.constant(start, tf.float32)
+    gone, left = (poincare.distance(a, b, **space) for a, b in ((start, variable), (variable, aim)))
+    whole = poincare.distance(start, aim, **space)
+    np.testing.assert_allclose(gone, share * whole, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(left, (1 - share) * whole, rtol=1e-4, atol=1e-3)
+
+
+def test_a_step_toward_without_a_gradient_stays():
+    variable = point(np.full((6, 3), 0.1))
+    optimizer = MobiusSGD(0.1, step="toward", base_point_decay=0.1)
+    optimizer.build([variable])
+    optimizer.apply_gradients([(tf.zeros((6, 3)), variable)])
+    np.testing.assert_array_equal(variable.numpy(), np.full((6, 3), 0.1, np.float32))
+
+
+@pytest.mark.parametrize(
+    "quantizer, reach",
+    [
+        (Hyperbolic(r=0.05), np.tanh(0.05**0.5 * 0.4 * 6**0.5) / 0.05**0.5),
+        (Hyperbolic(r=0.05, granularity="layer"), np.tanh(0.05**0.5 * 0.4 * 18**0.5) / 0.05**0.5),
+        (Hyperbolic(r=4.0), 0.25),  # half way to the edge of a ball of radius 0.5
+        (HyperbolicBoundary(r=0.05), 0.5 / 0.05**0.5),  # weights on the sphere, whatever latents
+        (Mapped(Hyperbolic(r=4.0), "irnet"), 0.25),
+    ],
+    ids=["filter", "layer", "half way", "boundary", "host"],
+)
+def test_base_points_go_toward_no_farther_than_the_weights_are(quantizer, reach, rng):
+    dense = lq.layers.QuantDense(3, kernel_quantizer=quantizer)
+    dense.build((None, 6))
+    dense.kernel.assign(np.full((6, 3), 0.4))
+    (p,) = dense.kernel_quantizer.base_points
+    optimizer = MobiusSGD(1.0, step="toward")
+    optimizer.build([p])
+    optimizer.apply_gradients([(tf.constant(rng.normal(size=(6, 3)), tf.float32), p)])
+    axis = None if getattr(quantizer, "granularity", "") == "layer" else 0
+    np.testing.assert_allclose(np.linalg.norm(p.numpy(), axis=axis), reach, rtol=1e-5)
 
 
 def test_unknown_step():
@@ -413,5 +503,7 @@ def test_arguments_without_effect():
         ValueError, match="threshold_rate and convolution_rate would have no effect"
     ):
         MobiusSGD(threshold_rate=10.0, others="adam")
+    with pytest.raises(ValueError, match=r"decay_all, decoupled, .* would have no effect"):
+        MobiusSGD(decay_all=True, others="adam")
     with pytest.raises(ValueError, match=r"momentum=1.0, decoupled=True\): .* must be below 1"):
         MobiusSGD(momentum=1.0, decoupled=True)

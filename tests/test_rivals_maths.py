@@ -16,6 +16,7 @@ from hbnn_larq.rivals import (
     BinaryConnect,
     DoReFaSign,
     EDESign,
+    FourierSign,
     IRNet,
     MDSoftmaxS,
     MDTanh,
@@ -168,6 +169,26 @@ def test_recu_clamp(tau, limit, rng):
     assert free.std() == pytest.approx(2.83, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("law", "tau", "mean_size", "deviations", "beyond"),
+    [
+        ("laplace", 0.85, 2.0, 0.851, 0.3),  # tau is a quantile of Laplace's law: 2 - 2 tau beyond
+        ("laplace", 0.99, 2.0, 2.766, 0.02),
+        ("normal", 0.85, 2.257, 0.961, 0.3367),
+        ("normal", 0.99, 2.257, 3.121, 0.0018),
+    ],
+)
+def test_recu_clamp_of_laplace_and_gauss_weights(law, tau, mean_size, deviations, beyond, rng):
+    """The limit, in mean sizes and in deviations, and the share of weights that it clamps."""
+    kernel = np.linspace(0.5, 3, 32) * getattr(rng, law)(size=(3, 3, 512, 32))
+    kernel = tf.constant(kernel + rng.normal(size=32), tf.float32)
+    size = np.abs(recu.rectified_clamp(kernel, tau, AXIS).numpy())
+    limit = size.max()
+    assert limit / -math.log(2 - 2 * tau) == pytest.approx(mean_size, rel=0.01)
+    assert limit / math.sqrt(8) == pytest.approx(deviations, rel=0.01)
+    assert np.mean(size == limit) == pytest.approx(beyond, rel=0.02, abs=2e-4)
+
+
 def test_recu(w, g):
     quantizer = ReCU()
     b, g_w, g_alpha = forward_backward(quantizer, w, g, progress=0.0)
@@ -282,6 +303,21 @@ def test_rbnn_activation_takes_the_mean_off(rng):
     for training in (False, True):
         b = quantizer(a, training=training)
         np.testing.assert_array_equal(b, sign(a - a.numpy().mean((1, 2, 3), keepdims=True)))
+
+
+@pytest.mark.parametrize(("progress", "t"), [(0.0, 1.0), (0.8, 10**0.4), (1.0, 10.0)])
+def test_rbnn_activation_gradient(progress, t, rng):
+    """The window of the kernel, but with k = 1 and t >= 1, then back through each image's scale."""
+    mean, spread = np.array([[3.0, -1.0], [0.5, 4.0]]).reshape(2, 2, 1, 1, 1)
+    a = (mean + spread * rng.normal(size=(2, 6, 6, 8))).astype("float32")
+    g = rng.normal(size=a.shape).astype("float32")
+    _, g_a = forward_backward(RBNNSign(), a, g, training=True, progress=progress)
+    # an image is now as a filter
+    a, g, g_a = (np.moveaxis(x, 0, -1).astype("float64") for x in (a, g, g_a))
+    standard = (a - a.mean(AXIS)) / a.std(AXIS, ddof=1)
+    window = np.maximum(0, math.sqrt(2) * t - t**2 * np.abs(standard))
+    assert 0.05 < np.mean(window > 0) < 0.9
+    np.testing.assert_allclose(g_a, standardize_gradient(a, g * window), atol=1e-5 * t**2)
 
 
 # ------------------------------------------------------------------ soft signs
@@ -420,7 +456,37 @@ def test_fda(w, g):
     )
 
 
+@pytest.mark.parametrize(("progress", "n"), [(0.0, 9), (0.5, 13), (1.0, 18)])
+def test_fourier_sign_has_the_slope_of_the_truncated_square_wave(progress, n, rng):
+    a, g = rng.normal(size=(2, 3, 4, 4, 6)).astype("float32")
+    a.flat[:6] = [0.0, 1e-6, 1.0, -1.0, 1.001, -1.001]
+    b, g_a = forward_backward(FourierSign(), a, g, training=True, progress=progress)
+    np.testing.assert_array_equal(b, sign(a))
+    x = tf.constant(a, tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        odd = range(1, 2 * n + 2, 2)
+        wave = 4 / math.pi * sum(tf.sin(0.1 * i * x) / i for i in odd)
+    slope = tape.gradient(wave, x).numpy() * (np.abs(a) <= 1)
+    assert slope.flat[0] == pytest.approx(0.4 * (n + 1) / math.pi)
+    np.testing.assert_allclose(g_a, g * slope, rtol=1e-5, atol=2e-6)
+
+
 # ------------------------------------------------------------------ scales
+
+
+@pytest.mark.parametrize("alias", ["xnor", "bireal"])
+def test_xnor_and_bireal_by_hand(alias):
+    """One mean size a channel, 1 and 0.75, in the kernel and in the gradient to |w| <= 1.
+
+    XNOR's exact gradient also has sign(w) / n * sum(g sign(w)), which comes through the scale,
+    here of size 5/3 everywhere; Larq leaves it out. Bi-Real's released code has no scale there.
+    """
+    w = np.array([[0.5, -0.25], [-1.5, 0.0], [1.0, 2.0]], "float32").reshape(1, 1, 3, 2)
+    g = np.array([[2.0, 4.0], [8.0, -4.0], [1.0, 13.0]], "float32").reshape(w.shape)
+    b, g_w = forward_backward(lq.quantizers.get(alias), w, g, training=True)
+    np.testing.assert_array_equal(b[0, 0], [[1, -0.75], [-1, 0.75], [1, 0.75]])
+    np.testing.assert_array_equal(g_w[0, 0], [[2, 3], [0, -3], [1, 0]])
 
 
 def test_xnor_plus_plus(w, g):

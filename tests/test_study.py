@@ -125,21 +125,43 @@ def test_a_point_beyond_the_first_grid_can_be_the_best(study, tmp_path):
     assert {s for c, m, s in results.lines if m == beyond} == {*study.CHOOSING, *study.SEEDS}
 
 
+def test_a_grid_grows_once_more_if_its_edge_is_chosen_in_the_end(study, tmp_path):
+    results = study.Results(tmp_path / "r.jsonl")
+    (first,) = study.grid_of(study.PLAIN, (0.1,), (1.0,))
+    (edge,) = study.grid_of(study.PLAIN, (0.3,), (1.0,))
+    runs = []
+    for run in study.missing(results, CASE, "lead"):
+        line = made_up(run, better=first)
+        if run.method == edge:  # second by the first seed, best by all
+            line["validation"] = 89.0 if run.seed == study.CHOOSING[0] else 95.0
+        runs.append(run)
+        results.add(run, line)
+    assert results.best_of_grid(CASE) == edge
+    rates, sums = rates_and_sums(study, results.grid(CASE))
+    assert rates == [*study.LEARNING_RATES, 1.0]
+    assert sums == list(study.DECAY_SUMS)
+    assert {run.method for run in runs} >= set(results.grid(CASE))
+
+
 @pytest.mark.parametrize(
-    "part, case, suffix, point",
+    "part, case, suffix, point, for_all",
     [
-        ("tuned", "digits-vgg-5", "", "lr 0.03, sum 1"),
-        ("tuned_adam", "textures-vgg-5", ":optimizer=adam", "lr 0.003, sum 1"),
+        ("tuned", "digits-vgg-5", "", "lr 0.03, sum 1", "[+0.29, +9.71]"),
+        ("tuned_adam", "textures-vgg-5", ":optimizer=adam", "lr 0.003, sum 1", "[+0.94, +9.06]"),
     ],
 )
-def test_every_method_is_tuned_over_a_grid_of_its_own(study, tmp_path, part, case, suffix, point):
+def test_every_method_is_tuned_over_a_grid_of_its_own(
+    study, tmp_path, part, case, suffix, point, for_all
+):
     import study_report
 
     results = study.Results(tmp_path / "r.jsonl")
     method = "irnet:input_quantizer=ede_sign"
     better = study.grid_of(method + suffix)[6]
     finish(study, results, part, case=case, better=better)
-    for words in study.METHODS:
+    methods = study.METHODS_ADAM if suffix else study.METHODS
+    assert len(methods) == (12 if suffix else 20)
+    for words in methods:
         best = results.best_of_grid(case, words + suffix)
         assert best.startswith(f"{words}{suffix}:learning_rate=")
         seeds = [seed for _, name, seed in results.lines if name == best]
@@ -152,9 +174,9 @@ def test_every_method_is_tuned_over_a_grid_of_its_own(study, tmp_path, part, cas
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "55.00 ± 1.58 (5)"
     assert cells[2] == point
-    # Student's t of 4 degrees of freedom: 2.776 for one comparison, 6.666 for nineteen.
+    # Student's t of 4 degrees of freedom: 2.776 for one, 5.740 for eleven, 6.666 for nineteen.
     assert cells[3] == "+5.00 [+3.04, +6.96]"
-    assert cells[4] == "[+0.29, +9.71]"
+    assert cells[4] == for_all
 
 
 def test_goes_on_where_it_was_stopped(study, tmp_path):
@@ -315,7 +337,14 @@ def test_the_default_of_the_library_is_what_the_study_measured(study):
 
     measured = study.recipe_of("digits-vgg-20", study.GEODESIC_MEMORY, seed=0)
     published = recipes.find("digits-geodesic")
-    assert set(measured.differences(published)) <= {"name", "source", "epochs", "width"}
+    of_points = {"base_point_step", "base_point_rate"}  # plain sign has none
+    free = {"name", "source", "epochs", "width", *of_points}
+    assert set(measured.differences(published)) <= free
+    maps = [words for name, words in study.MAPS.items() if "hyperbolic" in name or "epc" in name]
+    assert len(maps) == 10
+    for words in maps:
+        recipe = study.recipe_of("digits-vgg-20", words, seed=0)
+        assert not of_points & set(recipe.differences(published))
 
 
 def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_path):
@@ -330,7 +359,7 @@ def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_pa
         results.lines[small, other, seed]["test"] += 10.0 + seed
         results.lines[large, other, seed]["test"] -= 8.0 + seed
     head, _, *rows = study_report.TABLES["<!-- asked -->"](results).splitlines()
-    assert len(rows) == len(study.METHODS)
+    assert len(rows) == 12
     assert [cell.strip() for cell in head.strip("|").split("|")] == [
         "method", small, "difference", large, "difference", "mean of all",
     ]  # fmt: skip
@@ -342,19 +371,42 @@ def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_pa
 
 
 def test_maps_looked_at_together_get_wider_intervals(study, tmp_path):
-    """Student's t at 1 - 0.05 / 12 for six maps; at 0.975 in the column of the case."""
+    """Student's t at 1 - 0.025 / 12 for twelve rows; at 0.975 in the column of the case."""
     import study_report
 
     results = study.Results(tmp_path / "r.jsonl")
     finish(study, results, "maps", case="digits-vgg-5", test=70.0)
-    boundary = study.MAPS["hyperbolic_boundary:r=1:granularity=filter"]
+    boundary = study.MAPS["hyperbolic_boundary:r=1"]
     for seed in study.SEEDS:
         results.lines["digits-vgg-5", boundary, seed]["test"] += seed
-    *_, row, _ = study_report.TABLES["<!-- maps -->"](results).splitlines()
-    name, mine, alone, together = row.strip("| ").split(" | ")
-    assert (name, mine) == ("hyperbolic_boundary:r=1:granularity=filter", "72.00 ± 1.58 (5)")
+    rows = study_report.TABLES["<!-- maps -->"](results).splitlines()
+    (row,) = [row for row in rows if row.startswith("| hyperbolic_boundary:r=1 |")]
+    _, mine, alone, together = row.strip("| ").split(" | ")
+    assert mine == "72.00 ± 1.58 (5)"
     assert alone == "+2.00 [+0.04, +3.96]"
-    assert together == "+2.00 [-1.43, +5.43], within noise"
+    assert together == "+2.00 [-2.16, +6.16], within noise"
+
+
+def test_a_mean_over_cases_is_one_over_the_same_cases(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    small, large = "digits-vgg-5", "textures-vgg-5"
+    finish(study, results, "maps", case=small, test=70.0)
+    finish(study, results, "maps", case=large, test=50.0)
+    hyperbolic = study.MAPS["hyperbolic:r=0.05"]
+    for seed in study.SEEDS:
+        results.lines[small, hyperbolic, seed]["test"] += 1.0
+        results.lines[large, hyperbolic, seed]["test"] += 3.0
+
+    def shown():
+        head, _, *rows = study_report.TABLES["<!-- maps -->"](results).splitlines()
+        (row,) = [row for row in rows if row.startswith("| hyperbolic:r=0.05 |")]
+        return head.split(" | ")[-1], row.split(" | ")[-1]
+
+    assert shown() == ("mean of all |", "+2.00 [+2.00, +2.00] |")
+    del results.lines[large, study.MAPS["epc:r=0.05"], 4]  # a run that is still missing
+    assert shown() == (f"mean of {small} |", "+1.00 [+1.00, +1.00] |")
 
 
 def test_published_results_are_whole(study):

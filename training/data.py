@@ -332,7 +332,10 @@ _SHAPED = re.compile(r"generated-(\d+)x(\d+)x(\d+)-(\d+)")
 
 def dataset_names() -> tuple[str, ...]:
     """Names that `load` knows."""
-    return ("cifar10", "cifar100", "digits", "generated", "imagenet", "pictures", "textures")
+    return (
+        "cifar10", "cifar100", "digits", "generated", "imagenet", "pictures", "textures",
+        "textures-hard",
+    )  # fmt: skip
 
 
 def load(
@@ -348,7 +351,7 @@ def load(
     | name | what | folder |
     |---|---|---|
     | `digits` | real 8x8 scans, bundled | none |
-    | `textures` | made-up, see `hbnn_larq.training.textures` | none |
+    | `textures`, `textures-hard` | made-up, see `hbnn_larq.training.textures` | none |
     | `generated`, `generated-HxWxC-K` | made-up, K classes, images of H x W x C | none |
     | `cifar10`, `cifar100` | see `hbnn_larq.training.cifar` | of the official archive, or none |
     | `imagenet` | see `hbnn_larq.training.folders` | of its pictures, or prepared, or none |
@@ -365,9 +368,14 @@ def load(
         ValueError: for an unknown name, with the closest ones, or files that do not fit.
     """
     shaped = _SHAPED.fullmatch(name)
-    from hbnn_larq.training.textures import textures
+    from hbnn_larq.training.textures import textures, textures_hard
 
-    bundled = {"digits": digits, "generated": generated, "textures": textures}
+    bundled = {
+        "digits": digits,
+        "generated": generated,
+        "textures": textures,
+        "textures-hard": textures_hard,
+    }
     if name in bundled or shaped:
         if folder is not None:
             raise ValueError(f"{name} needs no files; leave out --data {folder}.")

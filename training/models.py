@@ -97,7 +97,11 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         "threshold_rate": recipe.threshold_rate,
         "convolution_rate": recipe.convolution_rate,
     }
-    of_base_points = {"step": recipe.base_point_step, "base_point_decay": recipe.base_point_decay}
+    of_base_points: dict[str, Any] = {
+        "step": recipe.base_point_step,
+        "base_point_decay": recipe.base_point_decay,
+        "base_point_rate": recipe.base_point_rate,
+    }
     optimizer: tf.keras.optimizers.Optimizer
     if recipe.optimizer == "sgd":
         options["decoupled"] = recipe.decay == "decoupled"
@@ -113,7 +117,7 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
             others=optimizer,
             momentum=recipe.momentum,
             memory=recipe.flip_memory,
-            granularity=recipe.granularity,
+            granularity=recipe.flip_granularity,
             direction=recipe.flip_direction,
         )
     if recipe.precision == "mixed_float16":

@@ -53,7 +53,7 @@ class Recipe:
         r: curvature strength of a hyperbolic quantizer; ignored by others.
         layer_r: an r for each binary layer, in the model's order, such as "0.05,0.1,1"; None for
             `r` in all of them.
-        granularity: "filter" or "layer", of a hyperbolic quantizer and of `flip_rate`.
+        granularity: "filter" or "layer", of a hyperbolic quantizer.
         epochs, batch_size: passes over the training split, and images per step.
         stop_epoch: ends the run early, after this many epochs of an unchanged schedule; None for
             all of them.
@@ -68,15 +68,18 @@ class Recipe:
         threshold_rate: times the learning rate, the rate of biases and of the scales and shifts of
             batch normalisation, the thresholds of binary activations.
         convolution_rate: the same for kernels of real convolutions (first layer, shortcuts).
+        base_point_rate: the same for base points.
         flip_rate: highest share of the binary weights asked to flip per step, scheduled like the
             learning rate: `GeodesicSGD` then turns the latents, and learning rate and
             `latent_decay` have no say in them. None leaves them to `optimizer`.
+        flip_granularity: "filter" or "layer", of `GeodesicSGD`.
         flip_direction: "momentum", "sign" or "adaptive", of `GeodesicSGD`.
         flip_memory: share of the weights that may flip while its momentum remembers; None, unlike
             the default of `GeodesicSGD`, for `momentum` however many flip.
         base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
         decay_all: also decay biases and the scales and shifts of batch normalisation.
-        base_point_step: "exp0", "literal" or "riemannian", the rule that moves base points.
+        base_point_step: "exp0", "literal", "riemannian" or "toward", the rule that moves base
+            points.
         label_smoothing: share of each target spread over all classes, in [0, 1).
         precision: Keras policy, "float32", "mixed_float16" or "mixed_bfloat16".
         seed: of initial weights, order and augmentation.
@@ -112,7 +115,9 @@ class Recipe:
     decay: str = "coupled"
     threshold_rate: float = 1.0
     convolution_rate: float = 1.0
+    base_point_rate: float = 1.0
     flip_rate: float | None = None
+    flip_granularity: str = "filter"
     flip_direction: str = "momentum"
     flip_memory: float | None = None
     base_point_decay: float | None = None
@@ -127,7 +132,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             self._require(name, getattr(self, name) >= 1, "a whole number, 1 or above")
-        for name in ("learning_rate", "threshold_rate", "convolution_rate", "width", "r"):
+        rates = ("learning_rate", "threshold_rate", "convolution_rate", "base_point_rate")
+        for name in (*rates, "width", "r"):
             value = getattr(self, name)
             self._require(name, value > 0 and math.isfinite(value), "a finite number above 0")
         self._require(
@@ -350,11 +356,12 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
         "bireal_net34",
     ),
     "granularity": ("filter", "layer"),
+    "flip_granularity": ("filter", "layer"),
     "optimizer": ("sgd", "adam"),
     "decay": ("coupled", "decoupled"),
     "schedule": ("cosine", "linear", "constant"),
     "flip_direction": ("momentum", "sign", "adaptive"),
-    "base_point_step": ("exp0", "literal", "riemannian"),
+    "base_point_step": ("exp0", "literal", "riemannian", "toward"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
 }
 

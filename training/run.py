@@ -39,7 +39,7 @@ import tensorflow as tf
 
 from hbnn_larq import plots, span
 from hbnn_larq.arguments import require_whole
-from hbnn_larq.callbacks import FlipCounter, base_point_shares, first_non_finite
+from hbnn_larq.callbacks import FlipCounter, base_point_flips, base_point_shares, first_non_finite
 from hbnn_larq.doctor import examine_epoch
 from hbnn_larq.flip_rate import SETTLED_SUM, verdict
 from hbnn_larq.metrics import information_gain
@@ -512,6 +512,7 @@ class _Run:
         recipe, dataset = self.recipe, self.dataset
         validation = self._validation()
         test = self.evaluator(data.evaluation_batches(dataset, dataset.test))
+        model = self._single_model()  # a collective read: every worker takes part
         flips: dict[str, Any] | None = None
         if self.counter.names:
             measured = float(np.mean([row["flips_per_step"] for row in self.history]))
@@ -523,6 +524,7 @@ class _Run:
                 "verdict": verdict(measured, self.forecast.decay_sum),
                 "vs_init": last["flips_vs_init"],
                 "information_gain": last["information_gain"],
+                "from_base_points": _from_base_points(model, self.counter),
             }
         results = {
             "recipe": json.loads(recipe.to_json()),
@@ -544,7 +546,6 @@ class _Run:
             "versions": _versions(),
             "history": self.history,
         }
-        model = self._single_model()  # a collective read: every worker takes part
         if not self.writes:
             return results
         self._save_model(model)
@@ -651,6 +652,13 @@ def _policy(name: str) -> Iterator[None]:
 
 def _inner(optimizer: Any) -> tf.keras.optimizers.Optimizer:
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _from_base_points(model: tf.keras.Model, counter: FlipCounter) -> float | None:
+    """Share of the signs of hyperbolic layers that their base points change."""
+    shares = base_point_flips(model)
+    sizes = [counter.sizes[name] for name in shares]
+    return float(np.average(list(shares.values()), weights=sizes)) if shares else None
 
 
 def _shares(flips: dict[str, int], counter: FlipCounter) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Ten classes of made-up colour textures, hard enough that a float net stays below 95 %.
+"""Ten classes of made-up colour textures, in a noise that leaves something to learn.
 
 `generated` sets differ by one template per class and are learned by heart; here a class is a rule
 (stripes, rings, spokes, ...) and every image draws its own colours, place, size and angle.
@@ -6,15 +6,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hbnn_larq.training.data import Augmentation, Dataset, Split
 
-__all__ = ["CLASSES", "textures"]
+__all__ = ["CLASSES", "textures", "textures_hard"]
 
 SIDE = 32
 TRAIN, VALIDATION, TEST = 3000, 1000, 2400
-NOISE = 0.6  # of one pixel, in units of the contrast between the two colours
+# Of one pixel, in units of the contrast between the two colours.
+NOISE, HARD_NOISE = 0.6, 0.9
 
 CLASSES = (
     "stripes_across", "stripes_down", "stripes_aslant", "checker", "rings",
@@ -22,21 +25,22 @@ CLASSES = (
 )  # fmt: skip
 
 
-def textures(seed: int = 7) -> Dataset:
+def textures(seed: int = 7, *, noise: float = NOISE) -> Dataset:
     """Ten kinds of pattern, 32x32 in colour: 3,000 to train, 1,000 to validate, 2,400 to test.
 
     Each image has two random colours, a brightness gradient, a pattern of random place, size and
-    angle, and noise of 0.6 of the contrast. Nothing is downloaded; the same seed gives the same
-    images. Training images are shifted by up to 1 pixel.
+    angle, and noise. Nothing is downloaded; the same seed gives the same images. Training images
+    are shifted by up to 1 pixel.
 
     # Arguments
         seed: of everything random.
+        noise: of one pixel, in units of the contrast between the two colours.
 
     # Returns
         A `Dataset` with uint8 images, normalised per channel.
     """
     rng = np.random.default_rng(seed)
-    splits = [_split(rng, count) for count in (TRAIN, VALIDATION, TEST)]
+    splits = [_split(rng, count, noise) for count in (TRAIN, VALIDATION, TEST)]
     pixels = splits[0].images.reshape(-1, 3).astype(np.float64)
     return Dataset(
         name="textures",
@@ -51,13 +55,24 @@ def textures(seed: int = 7) -> Dataset:
     )
 
 
-def _split(rng: np.random.Generator, count: int) -> Split:
+def textures_hard(seed: int = 7) -> Dataset:
+    """`textures` in a noise of 0.9, hard enough that a float net stays below 95 %.
+
+    The same patterns, colours and places as `textures` of that seed.
+
+    # Arguments
+        seed: of everything random.
+    """
+    return replace(textures(seed, noise=HARD_NOISE), name="textures-hard")
+
+
+def _split(rng: np.random.Generator, count: int, noise: float) -> Split:
     labels = rng.permutation(np.arange(count) % len(CLASSES))
-    images = np.stack([_image(rng, int(label)) for label in labels])
+    images = np.stack([_image(rng, int(label), noise) for label in labels])
     return Split(images, labels.astype(np.int64))
 
 
-def _image(rng: np.random.Generator, label: int) -> np.ndarray:
+def _image(rng: np.random.Generator, label: int, noise: float) -> np.ndarray:
     pattern = _pattern(rng, CLASSES[label])[..., None]
     dark, light = rng.uniform(0, 1, size=(2, 3))
     if np.abs(light - dark).mean() < 0.3:  # too alike to see anything
@@ -66,8 +81,8 @@ def _image(rng: np.random.Generator, label: int) -> np.ndarray:
     rows, columns = _grid()
     gradient = (slope[0] * rows + slope[1] * columns)[..., None] / SIDE
     contrast = np.abs(light - dark).mean()
-    noise = rng.normal(size=(SIDE, SIDE, 3)) * NOISE * contrast
-    image = dark + (light - dark) * pattern + gradient + noise
+    grain = rng.normal(size=(SIDE, SIDE, 3)) * noise * contrast
+    image = dark + (light - dark) * pattern + gradient + grain
     return np.clip(np.rint(255 * (0.15 + 0.7 * image)), 0, 255).astype(np.uint8)
 
 

@@ -91,6 +91,7 @@ class Mapped(KernelQuantizer):
         for part in self._parts:
             part._kernel_dtype = self._kernel_dtype
         if self._read_kernel is not None:
+            self.map._read_kernel = self._read_kernel
             # What the host takes for its latent kernel.
             self.host._read_kernel = lambda: self.map.image(self.read_latent())
         for part in self._parts:

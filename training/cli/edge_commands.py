@@ -303,7 +303,7 @@ def _bundled(name: str) -> Dataset | None:
 
 
 def _needs_no_files(name: str) -> bool:
-    return name in ("digits", "textures") or name.startswith("generated")
+    return name in ("digits", "textures", "textures-hard") or name.startswith("generated")
 
 
 def _trained_on(folder: Path) -> int | None:
