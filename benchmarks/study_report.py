@@ -431,7 +431,7 @@ def _memory_table(results: Results) -> str:
         "alone, with thresholds three times as fast, and with a momentum of 0.7 on top. "
         "Differences are those of the setting with a memory: to SGD, to the best of the three "
         "without factors of their own, and to the best of all grids of this page, by validation. "
-        + " ".join(_counted(results, name, words) for name, words in TUNED_SIGNS.items())
+        + " ".join(filter(None, (_counted(results, *sign) for sign in TUNED_SIGNS.items())))
     )
     return _section("A momentum that forgets in flips", prose, _memory_rows(results))
 
@@ -448,6 +448,8 @@ def _counted(results: Results, name: str, method: str) -> str:
             found = _paired(results, case, GEODESIC_MEMORY, words, comparisons=comparisons)
             if found is not None and not found.within_noise:
                 (ahead if found.mean > 0 else behind)[place] += 1
+    if not pairs:
+        return ""
     means = sum(
         results.mean(c, GEODESIC_MEMORY, SEEDS, "test") > results.mean(c, words, SEEDS, "test")
         for c, words in pairs.items()

@@ -296,11 +296,11 @@ def test_fast_thresholds_are_shown_beside_each_tuned_sign(study, tmp_path):
     case = "digits-vgg-5"
     finish(study, results, "thresholds", case=case, test=79.0)
     (_, _, row) = study_report.TABLES["<!-- thresholds -->"](results).splitlines()
-    assert row == f"| {case} | - | 79.00 ± 0.00 (5) |{' - |' * 9}"
+    assert row == f"| {case}* | - | 79.00 ± 0.00 (5) |{' - |' * 9}"
     finish(study, results, "lead", case=case, better=study.GRID[9], test=70.0)
     (head, _, row) = study_report.TABLES["<!-- thresholds -->"](results).splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == [case, "-", "79.00 ± 0.00 (5)", *["-"] * 7, *["+9.00 [+9.00, +9.00]"] * 2]
+    assert cells == [f"{case}*", "-", "79.00 ± 0.00 (5)", *["-"] * 7, *["+9.00 [+9.00, +9.00]"] * 2]
     for part, method, test in (
         ("adam", study.PLAIN_ADAM, 75.0),
         ("adam_thresholds", study.PLAIN_ADAM_THRESHOLDS, 78.0),
@@ -330,6 +330,25 @@ def test_fast_thresholds_are_shown_beside_each_tuned_sign(study, tmp_path):
     assert cells.pop(-2) == "-"  # nobody tuned Adam with a short memory
     shown = [float(cell.split()[0]) for cell in cells[1:]]
     assert shown == [79.0, 83.0, 4.0, 70.0, 13.0, 71.0, 75.0, 8.0, 78.0, 5.0]
+
+
+def test_wins_are_counted_one_by_one_and_together(study, tmp_path):
+    """Student's t of 4 degrees of freedom: 2.776 for one interval, 3.495 for two at once."""
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    for case, gain in (("digits-vgg-5", 4.0), ("digits-vgg-20", 2.2)):
+        finish(study, results, "lead", case=case, better=study.GRID[9], test=70.0)
+        finish(study, results, "memory", case=case, test=70.0 + gain)
+    for seed in study.SEEDS:
+        results.lines["digits-vgg-20", study.GEODESIC_MEMORY, seed]["test"] += seed - 2.0
+    page, *_ = study_report.write(results, tmp_path)
+    text = page.read_text()
+    assert (
+        "Against SGD, tuned: 2 cases, the higher mean in 2; ahead with an interval that leaves 0 "
+        "in 2, behind in 0; with intervals that hold for all 2 at once ahead in 1, behind in 0."
+    ) in text
+    assert "Against Adam, tuned: 0 cases" not in text
 
 
 def test_the_default_of_the_library_is_what_the_study_measured(study):
