@@ -257,6 +257,31 @@ MAPS = {
     + (":base_point_step=toward:base_point_rate=5" if _has_map(words) else "")
     for words in (PLAIN, *_MAPS, *_HOSTS)
 }
+# What of a base point matters: trained or fixed, decayed, by which rule; where flips are plenty
+# and, last, where they are scarce.
+_AT, _STARVED = ":learning_rate=0.1:decay_sum=0.3", ":learning_rate=0.03:decay_sum=0.1"
+_FIXED, _WIDE = ":base_point_rate=1e-9", "hyperbolic:r=1:granularity=layer"
+POINTS = (
+    PLAIN + _AT,
+    "hyperbolic:r=0.05" + _AT,
+    "hyperbolic:r=0.05" + _FIXED + _AT,
+    "hyperbolic:r=0.05:base_point_decay=0" + _AT,
+    "hyperbolic:r=1" + _AT,
+    _WIDE + _AT,
+    _WIDE + _FIXED + _AT,
+    _WIDE + ":base_point_decay=0" + _AT,
+    _WIDE + ":base_point_step=riemannian" + _AT,
+    _WIDE + ":base_point_step=literal" + _AT,
+    _WIDE + ":base_point_step=toward:base_point_rate=0.15" + _AT,
+    "hyperbolic_boundary:r=0.05" + _AT,
+    "hyperbolic_boundary:r=1" + _AT,
+    "epc:r=0.05" + _AT,
+    "epc:r=1:granularity=layer" + _AT,
+    PLAIN + _STARVED,
+    "hyperbolic:r=0.05" + _STARVED,
+    _WIDE + _STARVED,
+    "epc:r=0.05" + _STARVED,
+)
 # Those without a map by Adam, the optimizer of most users, each over a grid of its own.
 METHODS_ADAM = {words: f"{words}:optimizer=adam" for words in METHODS if not _has_map(words)}
 FLOAT = "float"
@@ -462,6 +487,7 @@ PARTS = {
     "matched": publishing(*MATCHED, FLOAT),  # same learning rate and sum of lr * decay
     "asked": publishing(*ASKED.values()),
     "maps": publishing(*MAPS.values()),
+    "points": publishing(*POINTS),
     "tuned": tuned,
     "tuned_adam": lambda case, results: tuned(case, results, tuple(METHODS_ADAM.values())),
     "placebo": placebo,
@@ -553,6 +579,7 @@ PLAN = [
     ("float", "textures-bireal18-5"),
     ("tuned", "digits-vgg-5"),
     ("tuned_adam", "textures-vgg-5"),
+    ("points", "digits-vgg-5"),
     ("maps", "digits-vgg-5"),
     ("maps", "textures-vgg-5"),
     ("maps", "textures-bireal18-5"),

@@ -41,6 +41,7 @@ from study import (
     PLAIN_DECOUPLED,
     PLAIN_DECOUPLED_THRESHOLDS,
     PLAN,
+    POINTS,
     SEEDS,
     THRESHOLD_VARIANTS,
     THRESHOLDS_ON,
@@ -131,6 +132,8 @@ def write(results: Results, folder: Path) -> list[Path]:
         sections.append(_asked_table(results))
     if _cases_of(results, MAPS):
         sections.append(_maps_table(results))
+    if any(_complete(results, case, POINTS[-1]) for case in CASES):
+        sections.append(_points_table(results))
     if _methods_plot(results, images / "methods.png"):
         files.append(images / "methods.png")
         sections.append("![Difference to plain sign of each method](study/methods.png)\n")
@@ -612,6 +615,34 @@ def _maps_table(results: Results) -> str:
     return _section("Maps under the default of the library", prose, _maps_rows(results))
 
 
+def _points_table(results: Results) -> str:
+    prose = (
+        "By SGD with the usual decay, at the learning rate and sum of each row; differences are to "
+        "`ste_sign` at the same point. `base_point_rate=1e-9` is a base point that stays where it "
+        "starts, in the centre. The last column is the share of the signs that base points change."
+    )
+    return _section("What of a base point matters", prose, _points_rows(results))
+
+
+def _points_rows(results: Results) -> str:
+    case = "digits-vgg-5"
+    lines = [
+        f"| {case} | test (seeds) | difference | flips / step (%) | signs by base points (%) |",
+        "|---" * 5 + "|",
+    ]
+    for words in POINTS:
+        if not _complete(results, case, words):
+            continue
+        at = words[words.index(":learning_rate=") :]
+        test, flips = _row(results, case, words, SEEDS)
+        name = words.replace(at, f", {_point(words)}")
+        gain = "-" if words == PLAIN + at else _difference(results, case, words, PLAIN + at, SEEDS)
+        share = results.values(case, words, SEEDS, "from_base_points")
+        by_points = f"{100 * spread(share).mean:.1f}" if share else "-"
+        lines.append(f"| {name} | {test} | {gain} | {flips} | {by_points} |")
+    return "\n".join(lines) + "\n"
+
+
 def _cases_of(results: Results, methods: dict[str, str]) -> list[str]:
     """The cases in which more than plain sign was run."""
     others = [words for name, words in methods.items() if name != PLAIN]
@@ -824,4 +855,5 @@ TABLES = {
     "<!-- memory -->": _memory_rows,
     "<!-- asked -->": _asked_rows,
     "<!-- maps -->": _maps_rows,
+    "<!-- points -->": _points_rows,
 }
