@@ -235,7 +235,7 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
             ours: the share `base_point_rate * learning_rate` of the geodesic to the point that
             lies against the gradient, as far out as the weights of the vector and at most half way
             to the edge (`hbnn_larq.poincare.step_toward`). It depends on the direction of the
-            gradient alone and needs no decay: for use beside Adam or `GeodesicSGD`.
+            gradient alone and takes no decay: for use beside Adam or `GeodesicSGD`.
         others: An optimizer for everything but base points, such as
             `tf.keras.optimizers.Adam(1e-3)`. Momentum and the other decays are then its own
             affair, and this learning rate is that of base points alone.
@@ -244,8 +244,8 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
 
     # Raises
         ValueError: a decay below 0 or not finite, a rate not above 0, an unknown
-            `step`, a momentum of 1 with `decoupled`, or `others` together with arguments that
-            would have no effect.
+            `step`, a momentum of 1 with `decoupled`, `base_point_decay` with steps toward, or
+            `others` together with arguments that would have no effect.
         TypeError: a legacy optimizer as `others`.
 
     # References
@@ -286,6 +286,12 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
         )
         if step not in STEP_RULES:
             raise ValueError(f"MobiusSGD(step={step!r}): the rules are {', '.join(STEP_RULES)}.")
+        if step == "toward" and base_point_decay is not None:
+            raise ValueError(
+                f'MobiusSGD(base_point_decay={base_point_decay!r}, step="toward"): base points '
+                "that step toward forget by themselves, and a decay would have no effect; leave "
+                "it out."
+            )
         if others is not None:
             others = _other(others, "MobiusSGD")
         idle = momentum or nesterov or weight_decay or latent_decay or decoupled or decay_all
@@ -757,7 +763,5 @@ def default(
         for first in (flip_rate, learning_rate)
     )
     adam = GroupedAdam(rates, weight_decay=5e-4, latent_decay=5e-4, threshold_rate=10.0)
-    points = MobiusSGD(
-        rates, base_point_decay=5e-4, step="toward", base_point_rate=5.0, others=adam
-    )
+    points = MobiusSGD(rates, step="toward", base_point_rate=5.0, others=adam)
     return GeodesicSGD(flips, others=points)

@@ -34,10 +34,8 @@ def silent(line):
 
 
 def test_the_optimizer_of_a_recipe():
-    optimizer = build_optimizer(
-        ASKING.changed(granularity="layer", flip_direction="sign", momentum=0.8, flip_memory=0.05),
-        35,
-    )
+    of_flips = {"flip_granularity": "layer", "flip_direction": "sign", "flip_memory": 0.05}
+    optimizer = build_optimizer(ASKING.changed(momentum=0.8, **of_flips), 35)
     assert type(optimizer) is GeodesicSGD and type(optimizer.others) is MobiusSGD
     assert (optimizer.granularity, optimizer.direction) == ("layer", "sign")
     assert optimizer.memory == 0.05

@@ -266,7 +266,8 @@ def test_decays_left_out():
 @pytest.mark.parametrize("step", ["exp0", "literal", "riemannian", "toward"])
 def test_a_thousand_absurd_steps_stay_in_the_ball(step, rng):
     variable = point(rng.normal(size=(6, 3)) * 0.1)
-    optimizer = MobiusSGD(1e6, step=step, base_point_decay=0.1)
+    decay = None if step == "toward" else 0.1
+    optimizer = MobiusSGD(1e6, step=step, base_point_decay=decay)
 
     @tf.function
     def train(gradient):
@@ -460,7 +461,7 @@ def test_a_step_toward_goes_a_share_of_the_geodesic_whatever_the_gradient(share,
 
 def test_a_step_toward_without_a_gradient_stays():
     variable = point(np.full((6, 3), 0.1))
-    optimizer = MobiusSGD(0.1, step="toward", base_point_decay=0.1)
+    optimizer = MobiusSGD(0.1, step="toward")
     optimizer.build([variable])
     optimizer.apply_gradients([(tf.zeros((6, 3)), variable)])
     np.testing.assert_array_equal(variable.numpy(), np.full((6, 3), 0.1, np.float32))
@@ -503,6 +504,8 @@ def test_arguments_without_effect():
         ValueError, match="threshold_rate and convolution_rate would have no effect"
     ):
         MobiusSGD(threshold_rate=10.0, others="adam")
+    with pytest.raises(ValueError, match=r"base_point_decay=0.1, step=\"toward\"\): .* no effect"):
+        MobiusSGD(base_point_decay=0.1, step="toward")
     with pytest.raises(ValueError, match=r"decay_all, decoupled, .* would have no effect"):
         MobiusSGD(decay_all=True, others="adam")
     with pytest.raises(ValueError, match=r"momentum=1.0, decoupled=True\): .* must be below 1"):

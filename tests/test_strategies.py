@@ -26,7 +26,7 @@ from hbnn_larq.training.recipe import Recipe
 recipe = Recipe(
     name="tiny", source="a test", dataset="tiny", model="vgg_small", batch_size=12, epochs=3,
     kernel_quantizer={quantizer!r}, latent_decay=0.05, decay={decay!r}, precision={precision!r},
-    learning_rate={rate},
+    learning_rate={rate}, base_point_step={step!r},
 )
 tf.keras.mixed_precision.set_global_policy(recipe.precision)
 tiny = data.generated((8, 8, 1), 3, train=36, validation=3, test=3, difficulty=0.2)
@@ -87,16 +87,20 @@ ROUNDED = {"rate": 0.01, "of_loss": 0.03, "of_hits": 1, "of_way": 0.2}
 
 
 @pytest.mark.parametrize(
-    "quantizer, decay, precision, within",
+    "quantizer, decay, step, precision, within",
     [
-        ("ste_sign", "decoupled", "float32", EXACT),
-        ("hyperbolic", "coupled", "float32", EXACT),
-        ("hyperbolic", "decoupled", "mixed_float16", ROUNDED),
-        ("hyperbolic", "coupled", "mixed_bfloat16", ROUNDED),
+        ("ste_sign", "decoupled", "exp0", "float32", EXACT),
+        ("hyperbolic", "coupled", "exp0", "float32", EXACT),
+        ("hyperbolic", "coupled", "toward", "float32", EXACT),
+        ("hyperbolic", "decoupled", "exp0", "mixed_float16", ROUNDED),
+        ("hyperbolic", "decoupled", "toward", "mixed_float16", ROUNDED),
+        ("hyperbolic", "coupled", "exp0", "mixed_bfloat16", ROUNDED),
     ],
 )
-def test_two_devices_take_the_steps_of_one(quantizer, decay, precision, within, on_two_devices):
-    recipe = {"quantizer": quantizer, "decay": decay, "precision": precision}
+def test_two_devices_take_the_steps_of_one(
+    quantizer, decay, step, precision, within, on_two_devices
+):
+    recipe = {"quantizer": quantizer, "decay": decay, "step": step, "precision": precision}
     on_two_devices(EQUAL.format(**recipe, **within))
 
 

@@ -107,7 +107,7 @@ def build_optimizer(recipe: Recipe, training_images: int) -> tf.keras.optimizers
         options["decoupled"] = recipe.decay == "decoupled"
         optimizer = optimizers.MobiusSGD(schedule, recipe.momentum, **options, **of_base_points)
     else:
-        if recipe.base_point_decay is None:
+        if recipe.base_point_decay is None and recipe.base_point_step != "toward":
             of_base_points["base_point_decay"] = recipe.latent_decay
         adam = optimizers.GroupedAdam(schedule, recipe.momentum, **options)
         optimizer = optimizers.MobiusSGD(schedule, others=adam, **of_base_points)

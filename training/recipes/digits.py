@@ -37,7 +37,7 @@ GEODESIC = replace(
     threshold_rate=10.0,
     base_point_step="toward",
     base_point_rate=5.0,
-    latent_decay=5e-4,  # of base points, should a map be put in; asked flips know none
+    latent_decay=5e-4,  # without effect: asked flips know none, and base points step toward
     flip_rate=0.02,
     flip_memory=0.07,
 )
