@@ -13,6 +13,8 @@ from study import (
     ADAM_VARIANTS,
     ASKED,
     CHOOSING,
+    CONFIRMED,
+    CONFIRMING,
     DEVELOPMENT,
     FLOAT,
     FLOAT_ADAM,
@@ -132,6 +134,9 @@ def write(results: Results, folder: Path) -> list[Path]:
         sections.append(_asked_table(results))
     if _cases_of(results, MAPS):
         sections.append(_maps_table(results))
+    if confirmed := _confirm_rows(results):
+        title = "A second look at the map, on other seeds"
+        sections.append(_section(title, _CONFIRM, confirmed))
     if any(_complete(results, case, POINTS[-1]) for case in CASES):
         sections.append(_points_table(results))
     if _methods_plot(results, images / "methods.png"):
@@ -615,6 +620,31 @@ def _maps_table(results: Results) -> str:
     return _section("Maps under the default of the library", prose, _maps_rows(results))
 
 
+_CONFIRM = (
+    f"`{CONFIRMED[0]}`, the same asked for as many flips as happen behind the map, and "
+    f"`{CONFIRMED[2]}`, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}. Differences are those of "
+    "the map."
+)
+
+
+def _confirm_rows(results: Results) -> str:
+    lines = [
+        "| case | plain sign | flips / step (%) | 2.25 % asked | flips / step (%) "
+        "| map per filter, r 0.05 | flips / step (%) | - plain | - 2.25 % |",
+        "|---" * 9 + "|",
+    ]
+    plain, more, behind = CONFIRMED
+    for case in CASES:
+        rows = [_row(results, case, words, CONFIRMING) for words in CONFIRMED]
+        if any(
+            len(results.values(case, w, CONFIRMING, "test")) < len(CONFIRMING) for w in CONFIRMED
+        ):
+            continue
+        gains = [_difference(results, case, behind, words, CONFIRMING) for words in (plain, more)]
+        lines.append(f"| {' | '.join([_starred(case), *itertools.chain(*rows), *gains])} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
 def _points_table(results: Results) -> str:
     prose = (
         "By SGD with the usual decay, at the learning rate and sum of each row; differences are to "
@@ -750,8 +780,9 @@ def _cost_table(costs: dict[str, Any]) -> str:
         "",
         f"`python benchmarks/study_cost.py`: VGGSmall, {costs['width']:g} of the paper's width, "
         f"32x32 colour images, batches of 32, {where['cores']} cores ({where['cpu']}), "
-        f"{where['date']}. Time of a training step against plain sign, median of "
-        f"{costs['rounds']} rounds in turns (plain sign: {plain['step_ms']:.0f} ms); peak memory "
+        f"{where['date']}, load {where['load_average']:.1f} as timing began. "
+        f"Time of a training step against plain sign, median of {costs['rounds']} rounds in turns "
+        f"(plain sign: {plain['step_ms']:.0f} ms); peak memory "
         f"of a process that takes three steps (plain sign: {plain['peak_mb']:.0f} MB), compilers "
         "included; size of the converted file.",
         "",
@@ -855,5 +886,6 @@ TABLES = {
     "<!-- memory -->": _memory_rows,
     "<!-- asked -->": _asked_rows,
     "<!-- maps -->": _maps_rows,
+    "<!-- confirm -->": _confirm_rows,
     "<!-- points -->": _points_rows,
 }

@@ -728,9 +728,9 @@ def default(
     nothing moves. Base points step `"toward"` (see `MobiusSGD`), by 1.5 % of the way at first:
     along plain gradients at Adam's rate they would change no sign, and a map would be none.
 
-    In all nine cases that we measured with plain sign this one setting ended within noise of plain
-    sign at the best point of a grid of learning rates and decays, or above it; SGD, Adam or both
-    had such a grid in each (docs/evidence.md).
+    In all eleven cases that we measured with plain sign this one setting ended within noise of
+    plain sign at the best point of a grid of learning rates and decays, or above it; SGD, Adam or
+    both had such a grid in each (docs/evidence.md).
 
     !!! example
         ```python

@@ -428,6 +428,43 @@ def test_a_mean_over_cases_is_one_over_the_same_cases(study, tmp_path):
     assert shown() == (f"mean of {small} |", "+1.00 [+1.00, +1.00] |")
 
 
+def test_a_second_look_is_paired_on_seeds_of_its_own(study, tmp_path):
+    """Student's t of 9 degrees of freedom: 2.262; the deviation of 0 to 9 is 3.028."""
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    assert study_report.TABLES["<!-- confirm -->"](results) == ""
+    finish(study, results, "confirm", case="digits-vgg-5", test=70.0)
+    for seed in study.CONFIRMING:
+        results.lines["digits-vgg-5", study.CONFIRMED[2], seed]["test"] += seed - 50
+        results.lines["digits-vgg-5", study.CONFIRMED[1], seed]["test"] += seed - 49
+    head, _, row = study_report.TABLES["<!-- confirm -->"](results).splitlines()
+    cells = row.strip("| ").split(" | ")
+    assert len(cells) == len(head.strip("|").split("|"))
+    assert [cells[1], cells[3], cells[5]] == [
+        "70.00 ± 0.00 (10)", "75.50 ± 3.03 (10)", "74.50 ± 3.03 (10)"
+    ]  # fmt: skip
+    assert cells[7:] == ["+4.50 [+2.33, +6.67]", "-1.00 [-1.00, -1.00]"]
+    del results.lines["digits-vgg-5", study.CONFIRMED[2], 59]
+    assert study_report.TABLES["<!-- confirm -->"](results) == ""
+
+
+def test_what_base_points_do_is_shown_beside_plain_sign_at_the_same_point(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    finish(study, results, "points", case="digits-vgg-5", test=70.0)
+    starved = "hyperbolic:r=0.05:learning_rate=0.03:decay_sum=0.1"
+    for seed in study.SEEDS:
+        results.lines["digits-vgg-5", starved, seed].update(test=72.0, from_base_points=0.3)
+        results.lines["digits-vgg-5", f"ste_sign{starved[17:]}", seed]["test"] = 69.0
+    rows = study_report.TABLES["<!-- points -->"](results).splitlines()
+    assert "| ste_sign, lr 0.03, sum 0.1 | 69.00 ± 0.00 (5) | - | 0.50 | - |" in rows
+    mine = "| hyperbolic:r=0.05, lr 0.03, sum 0.1 | 72.00 ± 0.00 (5) | +3.00 [+3.00, +3.00] |"
+    assert f"{mine} 0.50 | 30.0 |" in rows
+    assert len(rows) == 2 + len(study.POINTS)
+
+
 def test_published_results_are_whole(study):
     lines = [json.loads(text) for text in study.RESULTS.read_text().splitlines()]
     keys = [(line["case"], line["method"], line["seed"]) for line in lines]
