@@ -243,13 +243,13 @@ def test_costs_are_told_against_plain_sign(study, tmp_path):
 
     plain = {"step_ms": 50.0, "step_ratio": 1.0, "peak_mb": 600.0, "file_kb": 62.4}
     other = {"step_ms": 55.0, "step_ratio": 1.1, "peak_mb": 580.0, "file_kb": None}
-    costs = {
-        "machine": {"cpu": "a processor", "cores": 2, "date": "2026-01-01"}, "width": 0.5,
-        "rounds": 7, "methods": {study.PLAIN: plain, study.FLOAT: other},
-    }  # fmt: skip
+    machine = {"cpu": "a processor", "cores": 2, "date": "2026-01-01", "load_average": 3.21}
+    methods = {study.PLAIN: plain, study.FLOAT: other}
+    costs = {"machine": machine, "width": 0.5, "rounds": 7, "methods": methods}
     (tmp_path / "study_cost.json").write_text(json.dumps(costs))
     page, *_ = study_report.write(study.Results(tmp_path / "r.jsonl"), tmp_path)
     lines = page.read_text().splitlines()
+    assert any("2026-01-01, load 3.2 as timing began" in line for line in lines)
     assert "| ste_sign | 1.00 | +0 | 62.4 |" in lines
     assert "| float | 1.10 | -20 | - |" in lines
 
