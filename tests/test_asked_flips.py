@@ -113,6 +113,12 @@ def test_flip_rates_that_are_none(value):
         ASKING.changed(flip_rate=value)
 
 
+def test_base_points_that_step_toward_take_no_decay():
+    message = r"base_point_decay=0.1 must be none with base_point_step=\"toward\""
+    with pytest.raises(ValueError, match=message):
+        ASKING.changed(base_point_step="toward", base_point_decay=0.1)
+
+
 # ------------------------------------------------------------------ the set that the study uses
 
 

@@ -145,6 +145,11 @@ class Recipe:
             value = getattr(self, name) or 0.0
             self._require(name, value >= 0 and math.isfinite(value), "a number, 0 or above")
         self._require(
+            "base_point_decay",
+            self.base_point_decay is None or self.base_point_step != "toward",
+            'none with base_point_step="toward", which forgets by itself',
+        )
+        self._require(
             "flip_rate",
             self.flip_rate is None or 0 < self.flip_rate <= 0.5,
             "none, or a share of the weights per step, above 0 and at most 0.5",
