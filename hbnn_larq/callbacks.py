@@ -43,12 +43,7 @@ def binary_kernels(model: tf.keras.Model) -> dict[str, QuantizedVariable]:
         `/pointwise_kernel` appended where a layer has more than one kernel. Empty for a model
         without binary weights.
     """
-    kernels: dict[str, QuantizedVariable] = {}
-    for layer, attribute, variable in _quantized(model):
-        if variable.precision == 1:
-            name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
-            kernels[_free(name, kernels)] = variable
-    return kernels
+    return dict(_named(model, lambda variable: variable.precision == 1))
 
 
 def base_point_shares(model: tf.keras.Model) -> dict[str, float]:
@@ -61,14 +56,7 @@ def base_point_shares(model: tf.keras.Model) -> dict[str, float]:
         `{layer: share}`: the largest \\(\sqrt{r} |p|\\) over the layer's vectors, 0 at the
         centre and 1 at the edge.
     """
-    shares: dict[str, float] = {}
-    for layer, attribute, variable in _quantized(model):
-        points = getattr(variable.quantizer, "base_points", None)
-        if not points:
-            continue
-        name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
-        shares[_free(name, shares)] = max(_share(point) for point in points)
-    return shares
+    return {name: max(map(_share, points)) for name, _, points in _mapped_kernels(model)}
 
 
 def base_point_flips(model: tf.keras.Model) -> dict[str, float]:
@@ -85,11 +73,7 @@ def base_point_flips(model: tf.keras.Model) -> dict[str, float]:
         `{layer: share}`, of the weights that would have the other sign with base points at 0.
     """
     shares: dict[str, float] = {}
-    for layer, attribute, variable in _quantized(model):
-        points = getattr(variable.quantizer, "base_points", None)
-        if not points:
-            continue
-        name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
+    for name, variable, points in _mapped_kernels(model):
         kept = [_latent(point).numpy() for point in points]
         with quantized_scope(True):
             signs = tf.convert_to_tensor(variable).numpy() >= 0
@@ -100,7 +84,7 @@ def base_point_flips(model: tf.keras.Model) -> dict[str, float]:
             finally:
                 for point, value in zip(points, kept, strict=True):
                     point.assign(value)
-        shares[_free(name, shares)] = flip_share(plain, signs)
+        shares[name] = flip_share(plain, signs)
     return shares
 
 
@@ -374,6 +358,31 @@ def _quantized(
             variable = getattr(layer, attribute, None)
             if isinstance(variable, QuantizedVariable):
                 yield layer, attribute, variable
+
+
+def _mapped_kernels(
+    model: tf.keras.Model,
+) -> Iterator[tuple[str, QuantizedVariable, list[tf.Variable]]]:
+    """Name, kernel and base points of each layer that has some."""
+
+    def points(variable: QuantizedVariable) -> list[tf.Variable]:
+        return getattr(variable.quantizer, "base_points", [])
+
+    for name, variable in _named(model, lambda variable: bool(points(variable))):
+        yield name, variable, points(variable)
+
+
+def _named(
+    model: tf.keras.Model, wanted: Callable[[QuantizedVariable], bool]
+) -> Iterator[tuple[str, QuantizedVariable]]:
+    """The wanted ones among the kernels of a model, by names of which each is there once."""
+    taken: dict[str, QuantizedVariable] = {}
+    for layer, attribute, variable in _quantized(model):
+        if wanted(variable):
+            name = layer.name if attribute == "kernel" else f"{layer.name}/{attribute}"
+            name = _free(name, taken)
+            taken[name] = variable
+            yield name, variable
 
 
 def _share(point: tf.Variable) -> float:

@@ -357,6 +357,10 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
             return latent
         return self._weight_decay if self.decay_all or variable.shape.rank > 1 else 0.0
 
+    def rate_of(self, variable: tf.Variable) -> float:
+        """What the learning rate of `variable` is multiplied by."""
+        return self.base_point_rate if is_base_point(variable) else super().rate_of(variable)
+
     def update_step(self, gradient, variable):
         """Möbius step for a base point, SGD for any other variable."""
         index = self._index_dict[self._var_key(variable)]
@@ -373,12 +377,13 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
             return super().update_step(gradient, variable)
         # A point must stay one whatever the loss does; the rest of the model shows the NaN.
         gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
-        point, rate = tf.convert_to_tensor(variable), self.base_point_rate * self.learning_rate
+        point, rate = tf.convert_to_tensor(variable), self._faster[index] * self.learning_rate
         space = {"r": ball.r, "axis": ball.axis}
         if self.step == "toward":
-            length = 0.5 / math.sqrt(ball.r) if ball.reach is None else ball.reach()
             share = tf.minimum(tf.cast(rate, point.dtype), 1.0)
-            moved = poincare.step_toward(point, gradient, share=share, length=length, **space)
+            moved = poincare.step_toward(
+                point, gradient, share=share, length=ball.length(), **space
+            )
         else:
             moved = poincare.mobius_step(
                 point, gradient, learning_rate=rate, decay=decay, rule=self.step, **space

@@ -330,7 +330,14 @@ class Ball(NamedTuple):
 
     r: float
     axis: tuple[int, ...]
-    reach: Callable[[], tf.Tensor] | None = None  # how far out the weights of the vectors are
+    # How far from the centre the weights of each vector are, or None where nobody can say.
+    reach: Callable[[], tf.Tensor | None] | None = None
+
+    def length(self) -> tf.Tensor | float:
+        """How far out base points may go: as far as the weights, at most half way to the edge."""
+        half_way = 0.5 / math.sqrt(self.r)
+        out = None if self.reach is None else self.reach()
+        return half_way if out is None else tf.minimum(out, half_way)
 
 
 def put_in_ball(
@@ -338,7 +345,7 @@ def put_in_ball(
     *,
     r: float,
     axis: tuple[int, ...],
-    reach: Callable[[], tf.Tensor] | None = None,
+    reach: Callable[[], tf.Tensor | None] | None = None,
 ) -> None:
     """Mark a variable as holding points of a ball, for optimizers to find."""
     variable._hbnn_ball = Ball(r, axis, reach)

@@ -113,14 +113,16 @@ class BallQuantizer(KernelQuantizer):
             return super()._add_variable_with_custom_getter(name, getter=getter, **kwargs)
         return super()._add_variable_with_custom_getter(name, getter=make, **kwargs)
 
-    def _reach(self) -> tf.Tensor:
-        """How far from the centre the weights of each vector are, at most half way to the edge."""
-        root = math.sqrt(self.r)
+    def _reach(self) -> tf.Tensor | None:
+        """How far from the centre the weights of each vector are, base points at 0."""
         latent = self.read_latent()
         if latent is None:
-            return tf.constant(0.5 / root, self._kernel_dtype)
-        out = tf.tanh(root * tf.sqrt(tf.reduce_sum(latent * latent, self._axis, keepdims=True)))
-        return tf.minimum(out, 0.5) / root
+            return None
+        root = math.sqrt(self.r)
+        return (
+            tf.tanh(root * tf.sqrt(tf.reduce_sum(latent * latent, self._axis, keepdims=True)))
+            / root
+        )
 
     def _points_now(self) -> list[tf.Tensor]:
         with lq.context.quantized_scope(False):
@@ -225,9 +227,8 @@ class HyperbolicBoundary(BallQuantizer):
     def __init__(self, r: float = 1.0, granularity: str = "filter", **kwargs):
         super().__init__(r, granularity, **kwargs)
 
-    def _reach(self) -> tf.Tensor:
-        # Weights are on the sphere itself, wherever the latents are.
-        return tf.constant(0.5 / math.sqrt(self.r), self._kernel_dtype)
+    def _reach(self) -> tf.Tensor | None:
+        return None  # on the sphere itself, wherever the latents are
 
     def _image(self, points, latent, axis):
         return poincare.boundary_map(points[0], latent, r=self.r, axis=axis)
