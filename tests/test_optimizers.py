@@ -475,8 +475,12 @@ def test_a_step_toward_without_a_gradient_stays():
         (Hyperbolic(r=4.0), 0.25),  # half way to the edge of a ball of radius 0.5
         (HyperbolicBoundary(r=0.05), 0.5 / 0.05**0.5),  # weights on the sphere, whatever latents
         (Mapped(Hyperbolic(r=4.0), "irnet"), 0.25),
+        (
+            Mapped(Hyperbolic(r=0.05), "irnet"),
+            np.tanh(0.05**0.5 * 0.4 * 6**0.5) / 0.05**0.5,
+        ),
     ],
-    ids=["filter", "layer", "half way", "boundary", "host"],
+    ids=["filter", "layer", "half way", "boundary", "host", "host, filter"],
 )
 def test_base_points_go_toward_no_farther_than_the_weights_are(quantizer, reach, rng):
     dense = lq.layers.QuantDense(3, kernel_quantizer=quantizer)
