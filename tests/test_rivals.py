@@ -373,11 +373,54 @@ def test_fit_moves_the_clock_at_each_epoch(alias, rng):
     assert seen == [{0.0}, {0.0}, {0.25}, {0.25}, {0.5}, {0.5}]
 
 
+@pytest.mark.parametrize("alias", SCHEDULED)
+def test_fit_moves_the_clock_at_each_step_if_told_their_number(alias, rng):
+    model = small_model(alias, "ede_sign")
+    seen = []
+
+    class Note(tf.keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append({float(q.progress) for q in rivals.scheduled_quantizers(model)})
+
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(6, 6, 6, 2)).astype("float32")
+    model.fit(
+        x, np.zeros((6, 3)), batch_size=2, initial_epoch=1, epochs=4, verbose=0,
+        callbacks=[rivals.TrainingProgress(4, 2), Note()],
+    )  # fmt: skip
+    # An epoch of three steps where two were announced: the third waits at the end of the epoch.
+    assert seen == [{s} for s in (0.25, 0.375, 0.5, 0.5, 0.625, 0.75, 0.75, 0.875, 1.0)]
+
+
+def test_rotations_are_fitted_once_an_epoch_however_often_the_clock_moves(rng):
+    model = small_model("rbnn")
+    rivals.begin_epoch(model, 0, 4)
+    before = [q.rotation_1.numpy() for q in rivals.scheduled_quantizers(model)]
+    rivals.move_clock(model, 0.125)
+    for quantizer, old in zip(rivals.scheduled_quantizers(model), before, strict=True):
+        assert float(quantizer.progress) == 0.125
+        np.testing.assert_array_equal(quantizer.rotation_1.numpy(), old)
+
+
+def test_a_step_of_the_clock_leaves_the_weights_of_mirror_descent(rng):
+    """When beta grows, the offset takes up the difference: u = beta v + c stays."""
+    model = small_model("md_tanh")
+    x = trained(model, rng)
+    rivals.move_clock(model, 0.3)
+    quantizer = next(rivals.scheduled_quantizers(model))
+    before = quantizer.dual(quantizer.read_latent()).numpy()
+    rivals.move_clock(model, 0.4)
+    after = quantizer.dual(quantizer.read_latent()).numpy()
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+    assert np.abs(before).max() > 0.1 and np.all(np.isfinite(model(x)))
+
+
 def test_the_clock_stops_at_one_and_leaves_other_models_alone():
     model = small_model("irnet")
     rivals.begin_epoch(model, 9, 4)
     assert {float(q.progress) for q in rivals.scheduled_quantizers(model)} == {1.0}
     rivals.begin_epoch(small_model("ste_sign"), 0, 4)
+    rivals.move_clock(small_model("ste_sign"), 0.5)
 
 
 def test_epochs_move_the_rotations_of_rbnn(rng):
@@ -390,15 +433,16 @@ def test_epochs_move_the_rotations_of_rbnn(rng):
         np.testing.assert_allclose(new.T @ new, np.eye(len(new)), atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [None, 2])
 @pytest.mark.parametrize("alias", ["irnet", "recu", "rbnn", "slb", "md_tanh"])
-def test_two_calls_of_fit_are_one(alias, tmp_path, rng):
+def test_two_calls_of_fit_are_one(alias, steps, tmp_path, rng):
     """Saved after two epochs, loaded and gone on: the weights of the unbroken run, bit for bit."""
     x, y = rng.normal(size=(8, 6, 6, 2)).astype("float32"), np.arange(8) % 3
     start = small_model(alias)
 
     def fit(model, first, last):
-        model.fit(x, y, shuffle=False, initial_epoch=first, epochs=last, verbose=0,
-                  callbacks=[rivals.TrainingProgress(4)])  # fmt: skip
+        model.fit(x, y, batch_size=4, shuffle=False, initial_epoch=first, epochs=last, verbose=0,
+                  callbacks=[rivals.TrainingProgress(4, steps)])  # fmt: skip
         return model
 
     whole = tf.keras.models.clone_model(start)
@@ -716,6 +760,14 @@ SHARE = "a number, at least 0, below stop, 0.9."
         (
             lambda: rivals.TrainingProgress(True),
             "TrainingProgress(epochs=True): a whole number, 1 or above.",
+        ),
+        (
+            lambda: rivals.TrainingProgress(5, 0),
+            "TrainingProgress(steps_per_epoch=0): a whole number, 1 or above.",
+        ),
+        (
+            lambda: rivals.move_clock(small_model("irnet"), 1.5),
+            "move_clock(progress=1.5): a number from 0 to 1.",
         ),
         (
             lambda: rivals.begin_epoch(small_model("irnet"), 0, None),

@@ -14,6 +14,7 @@ from tensorflow.python.framework import ops
 
 from hbnn_larq import edge, flip_rate
 from hbnn_larq.callbacks import FlipCounter
+from hbnn_larq.rivals import scheduled_quantizers
 from hbnn_larq.training import checkpoints, data, models, run, steps
 from hbnn_larq.training.recipe import Recipe
 
@@ -194,11 +195,16 @@ class Crash(Exception):
     pass
 
 
-@pytest.mark.parametrize("flips_every", [1, 3])
-def test_crashed_and_resumed_run_equals_the_unbroken_one(tmp_path, tiny, monkeypatch, flips_every):
+@pytest.mark.parametrize(
+    ("recipe", "flips_every"),
+    [(TINY, 1), (TINY, 3), (TINY.changed(kernel_quantizer="md_tanh", clock="step"), 1)],
+)
+def test_crashed_and_resumed_run_equals_the_unbroken_one(
+    tmp_path, tiny, monkeypatch, recipe, flips_every
+):
     """Crashes after steps 1, 5 and 10 of 12, checkpoints every 2: nothing may differ."""
     straight = tmp_path / "straight"
-    expected = run.fit(TINY, straight, dataset=tiny, say=silent, flips_every=flips_every)
+    expected = run.fit(recipe, straight, dataset=tiny, say=silent, flips_every=flips_every)
 
     one_step = steps.TrainStep.__call__
     left = {"steps": 0}
@@ -215,9 +221,9 @@ def test_crashed_and_resumed_run_equals_the_unbroken_one(tmp_path, tiny, monkeyp
     for budget in (1, 5, 6):  # crash after steps 1, 5, and 4 + 6 = 10
         left["steps"] = budget
         with pytest.raises(Crash):
-            run.fit(TINY, tmp_path / "broken", say=lines.append, **arguments)
+            run.fit(recipe, tmp_path / "broken", say=lines.append, **arguments)
     left["steps"] = 100
-    results = run.fit(TINY, tmp_path / "broken", say=lines.append, **arguments)
+    results = run.fit(recipe, tmp_path / "broken", say=lines.append, **arguments)
 
     assert [line for line in lines if line.startswith("resumed")] == [
         "resumed from step 4 of 12",
@@ -416,6 +422,28 @@ def test_an_early_stop_ends_on_the_unchanged_schedule(tmp_path, tiny, unbroken):
     stopped = run.fit(TINY.changed(stop_epoch=2), tmp_path, dataset=tiny, say=silent, flips_every=1)
     assert stopped["steps"] == 8
     assert stopped["history"] == unbroken[1]["history"][:2]
+
+
+@pytest.mark.parametrize(("clock", "rests"), [("epoch", 4), ("step", 1)])
+def test_the_clock_of_rivals_moves_as_told(tmp_path, tiny, monkeypatch, clock, rests):
+    """Along the whole schedule of 12 steps, 4 an epoch, wherever the run stops."""
+    seen, step = [], steps.TrainStep.__call__
+
+    def noted(self, images, labels):
+        seen.append({float(q.progress) for q in scheduled_quantizers(model)})
+        return step(self, images, labels)
+
+    def kept(*args, **kwargs):
+        nonlocal model
+        model = micro_model(*args, **kwargs)
+        return model
+
+    model = None
+    monkeypatch.setattr(run, "build_model", kept)
+    monkeypatch.setattr(steps.TrainStep, "__call__", noted)
+    recipe = TINY.changed(kernel_quantizer="irnet", clock=clock, stop_epoch=2)
+    run.fit(recipe, tmp_path, dataset=tiny, say=silent)
+    assert seen == [{float(np.float32(step // rests * rests / 12))} for step in range(8)]
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])

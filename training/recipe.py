@@ -80,6 +80,8 @@ class Recipe:
         decay_all: also decay biases and the scales and shifts of batch normalisation.
         base_point_step: "exp0", "literal", "riemannian" or "toward", the rule that moves base
             points.
+        clock: "epoch" or "step", at which the schedules of rivals move on (see `rivals`); as
+            published it is the epoch, mostly, but in a few epochs they never come near their end.
         label_smoothing: share of each target spread over all classes, in [0, 1).
         precision: Keras policy, "float32", "mixed_float16" or "mixed_bfloat16".
         seed: of initial weights, order and augmentation.
@@ -123,6 +125,7 @@ class Recipe:
     base_point_decay: float | None = None
     decay_all: bool = False
     base_point_step: str = "exp0"
+    clock: str = "epoch"
     label_smoothing: float = 0.0
     precision: str = "float32"
     seed: int = 0
@@ -367,6 +370,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "schedule": ("cosine", "linear", "constant"),
     "flip_direction": ("momentum", "sign", "adaptive"),
     "base_point_step": ("exp0", "literal", "riemannian", "toward"),
+    "clock": ("epoch", "step"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
 }
 

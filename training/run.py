@@ -43,7 +43,7 @@ from hbnn_larq.callbacks import FlipCounter, base_point_flips, base_point_shares
 from hbnn_larq.doctor import examine_epoch
 from hbnn_larq.flip_rate import SETTLED_SUM, verdict
 from hbnn_larq.metrics import information_gain
-from hbnn_larq.rivals import begin_epoch
+from hbnn_larq.rivals import begin_epoch, move_clock
 from hbnn_larq.training import checkpoints, data
 from hbnn_larq.training.models import build_model, build_optimizer
 from hbnn_larq.training.recipe import Recipe, listed
@@ -310,6 +310,9 @@ class _Run:
         for images, labels in self._readable(batches):
             if self.step % self.steps_per_epoch == 0:
                 begin_epoch(self.model, self.step // self.steps_per_epoch, self.recipe.epochs)
+            elif self.recipe.clock == "step":
+                whole = self.recipe.epochs * self.steps_per_epoch  # wherever stop_epoch ends it
+                move_clock(self.model, self.step / whole)
             count = self.step % self.flips_every == 0
             if (self.step + 1) % self.steps_per_epoch == 0:
                 count |= not self.counted  # no epoch goes without, however short

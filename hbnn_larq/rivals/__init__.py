@@ -31,7 +31,12 @@ from hbnn_larq.rivals.dsq import DSQ
 from hbnn_larq.rivals.fda import FDA, FourierSign
 from hbnn_larq.rivals.irnet import EDESign, IRNet
 from hbnn_larq.rivals.mapped import Mapped
-from hbnn_larq.rivals.progress import TrainingProgress, begin_epoch, scheduled_quantizers
+from hbnn_larq.rivals.progress import (
+    TrainingProgress,
+    begin_epoch,
+    move_clock,
+    scheduled_quantizers,
+)
 from hbnn_larq.rivals.rad import DistributionLoss, add_distribution_loss
 from hbnn_larq.rivals.rbnn import RBNN, RBNNSign
 from hbnn_larq.rivals.recu import ReCU, ReCUSign
@@ -72,6 +77,7 @@ __all__ = [
     "XNORPlusPlus",
     "add_distribution_loss",
     "begin_epoch",
+    "move_clock",
     "recalibrate_batch_norm",
     "scheduled_quantizers",
 ]

@@ -1,11 +1,13 @@
 r"""The one clock of every method that changes while it trains.
 
-Such a quantizer holds a variable `progress` in [0, 1], the share of the epochs that lie behind,
+Such a quantizer holds a variable `progress` in [0, 1], the share of the training that lies behind,
 and derives everything else from it by pure functions: windows, clamps, temperatures. It moves at
-the start of an epoch. Being a variable of the model, it is in every checkpoint, so a resumed run
-goes on exactly where it was.
+the start of an epoch, as most papers have it, or at every step, which matters where epochs are
+few. Being a variable of the model, it is in every checkpoint, so a resumed run goes on exactly
+where it was.
 
-The loop of `hbnn_larq.training` and the callback `TrainingProgress` both call `begin_epoch`.
+The loop of `hbnn_larq.training` and the callback `TrainingProgress` both call `begin_epoch`, and
+`move_clock` in between if told so.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
-from hbnn_larq.arguments import require_whole
+from hbnn_larq.arguments import is_number, require, require_whole
 from hbnn_larq.layer_quantizers import KernelQuantizer, LayerQuantizer
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "ScheduledKernelQuantizer",
     "TrainingProgress",
     "begin_epoch",
+    "move_clock",
     "scheduled_quantizers",
 ]
 
@@ -30,15 +33,18 @@ class Scheduled:
     """What quantizers with a schedule have in common.
 
     # Attributes
-        progress: scalar variable, share of the epochs that lie behind, 0 at first.
+        progress: scalar variable, share of the training that lies behind, 0 at first.
     """
 
     progress: tf.Variable
     built: bool
 
     def move_to(self, progress: float) -> None:
-        """Sets the clock; a subclass may have more to do at the start of an epoch."""
+        """Sets the clock."""
         self.progress.assign(progress)
+
+    def begin_epoch(self) -> None:
+        """What a subclass does once an epoch, however often the clock moves; here nothing."""
 
 
 class ScheduledKernelQuantizer(Scheduled, KernelQuantizer):
@@ -85,16 +91,36 @@ def begin_epoch(model: tf.keras.Model, epoch: int, epochs: int) -> None:
     """
     require_whole("begin_epoch", "epochs", epochs, 1)
     require_whole("begin_epoch", "epoch", epoch, 0)
-    _move(scheduled_quantizers(model), epoch, epochs)
+    _begin_epoch(scheduled_quantizers(model), epoch, epochs)
 
 
-def _move(quantizers: Iterable[Scheduled], epoch: int, epochs: int) -> None:
+def _begin_epoch(quantizers: Iterable[Scheduled], epoch: int, epochs: int) -> None:
     for quantizer in quantizers:
         quantizer.move_to(min(epoch / epochs, 1.0))
+        quantizer.begin_epoch()
+
+
+def move_clock(model: tf.keras.Model, progress: float) -> None:
+    """Sets the clock of every scheduled quantizer, within an epoch.
+
+    What is done once an epoch, such as the fit of RBNN's rotations, is left to `begin_epoch`. Does
+    nothing to a model without such quantizers.
+
+    # Arguments
+        model: a built model.
+        progress: share of the training that lies behind, 0 to 1.
+
+    # Raises
+        ValueError: `progress` is no number from 0 to 1.
+    """
+    is_share = is_number(progress) and 0 <= progress <= 1
+    require(is_share, "move_clock", "progress", progress, "a number from 0 to 1")
+    for quantizer in scheduled_quantizers(model):
+        quantizer.move_to(progress)
 
 
 class TrainingProgress(tf.keras.callbacks.Callback):
-    """Moves the schedules of a model in `model.fit`, at the start of each epoch.
+    """Moves the schedules of a model in `model.fit`, at the start of each epoch or at each step.
 
     A model without an input shape is built by its first batch: its schedules are moved right after
     that, so the first batch itself (with `steps_per_execution`, the first execution) is trained as
@@ -108,15 +134,22 @@ class TrainingProgress(tf.keras.callbacks.Callback):
     # Arguments
         epochs: all epochs of the schedule. A run in several calls of `fit` gives the total here,
             and `initial_epoch` to `fit`.
+        steps_per_epoch: how many steps an epoch has, to move schedules at each of them (with
+            `steps_per_execution`, at each execution). In an epoch that has more, they wait for
+            its end. None moves them at the start of an epoch alone, as most papers do; in a run
+            of a few epochs they then never come near their end.
 
     # Raises
-        ValueError: `epochs` is no whole number of at least 1.
+        ValueError: `epochs` or `steps_per_epoch` is no whole number of at least 1.
     """
 
-    def __init__(self, epochs: int):
+    def __init__(self, epochs: int, steps_per_epoch: int | None = None):
         super().__init__()
         require_whole("TrainingProgress", "epochs", epochs, 1)
+        if steps_per_epoch is not None:
+            require_whole("TrainingProgress", "steps_per_epoch", steps_per_epoch, 1)
         self.epochs = int(epochs)
+        self.steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
         self._first_batch = False
         self._supports_tf_logs = True  # or Keras would fetch the losses of every step for us
 
@@ -125,8 +158,13 @@ class TrainingProgress(tf.keras.callbacks.Callback):
         self._epoch, self._first_batch = epoch, True
         self._moved = {id(quantizer) for quantizer in scheduled_quantizers(self.model)}
 
+    def on_train_batch_begin(self, batch, logs=None) -> None:
+        if batch and self.steps_per_epoch is not None:
+            epoch = self._epoch + min(batch / self.steps_per_epoch, 1.0)
+            move_clock(self.model, min(epoch / self.epochs, 1.0))
+
     def on_train_batch_end(self, batch, logs=None) -> None:
         if self._first_batch:
             self._first_batch = False
             late = (q for q in scheduled_quantizers(self.model) if id(q) not in self._moved)
-            _move(late, self._epoch, self.epochs)
+            _begin_epoch(late, self._epoch, self.epochs)

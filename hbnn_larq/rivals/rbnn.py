@@ -68,9 +68,8 @@ class RBNN(ScheduledKernelQuantizer):
 
     with \(w_2\) the filter, standardised and laid out as a nearly square matrix, orthogonal
     \(R_1, R_2\) shared by the filters of a layer, and trained \(\theta_o, \alpha_o\). The
-    rotations start at random and are fitted at the start of each epoch (`bi_rotation`), by the
-    same call that moves `progress`, unless the layer is frozen (`trainable = False`); the sign's
-    derivative is `triangle`.
+    rotations start at random and are fitted at the start of each epoch (`bi_rotation`), unless
+    the layer is frozen (`trainable = False`); the sign's derivative is `triangle`.
 
     # Arguments
         t_min, t_max: sharpness at the start and at the end.
@@ -116,8 +115,7 @@ class RBNN(ScheduledKernelQuantizer):
         # Asked of the layer: one made with trainable=False does not tell its quantizer.
         self._layer_trains = lambda: layer.trainable
 
-    def move_to(self, progress: float) -> None:
-        super().move_to(progress)
+    def begin_epoch(self) -> None:
         latent = self.read_latent()
         if latent is None or not self._layer_trains():  # other rotations are other signs
             return

@@ -106,8 +106,7 @@ class MDTanh(_MirrorDescent):
 
     with m the optimizer's own direction, such as Adam's, for \(\partial L / \partial w\). The
     kernel holds v with \(u = \beta v + c\), so a step of any optimizer on v is \(\beta\) times
-    as long in u; when \(\beta\) grows, at the start of an epoch, c takes up the difference and
-    u stays.
+    as long in u; when \(\beta\) grows, c takes up the difference and u stays.
 
     The published recipe is Adam without decay. Under SGD, whose steps shrink with the gradients,
     weights may still be soft when training ends.
