@@ -6,6 +6,7 @@ into `model.fit`. The loop of `hbnn_larq.training` uses the same parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -171,14 +172,17 @@ class FlipMonitor(tf.keras.callbacks.Callback):
     A model without an input shape is built by its first batch, and watched from the end of it.
 
     # Arguments
-        every: count the flips of one step in this many, 1 or above.
+        every: count the flips of one step in this many, 1 or above; where an epoch has fewer steps,
+            of its last one. (In an epoch of unknown length no step may be counted: its
+            `flips_per_step` and `flips_asked` are NaN.)
 
     # Attributes
         history: one dict per epoch, `{"flips_per_step": {layer: share}, "flips_per_epoch": ...,
             "flips_vs_init": ..., "information_gain": ..., "edge_share": ...}`.
 
     # Raises
-        ValueError: unless `every` is an integer of 1 or above.
+        ValueError: unless `every` is an integer of 1 or above; in training, for a model compiled
+            with `steps_per_execution` above 1, whose single steps no callback sees.
 
     !!! example
         ```python
@@ -193,6 +197,13 @@ class FlipMonitor(tf.keras.callbacks.Callback):
         self.history: list[dict[str, dict[str, float]]] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        together = int(getattr(self.model, "_steps_per_execution", None) or 1)
+        if together > 1:
+            raise ValueError(
+                f"FlipMonitor(every={self.every}): the model was compiled with "
+                f"steps_per_execution={together}, so weights are seen after {together} steps, not "
+                "after one. Compile it with steps_per_execution=1."
+            )
         self._watch()
         optimizer = getattr(self.model, "optimizer", None)
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
@@ -211,14 +222,17 @@ class FlipMonitor(tf.keras.callbacks.Callback):
         self._asked = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._counts = self._step % self.every == 0
+        if batch + 1 == self.params.get("steps"):
+            self._counts |= not self._counted  # no epoch goes without, however short
         # With every=1 the signs at the end of the last step are the signs at the start of this.
-        if self.every > 1 and self._step % self.every == 0:
+        if self.every > 1 and self._counts:
             self._before = self._counter.signs()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._step == 0 and not self._counter.names:
             self._watch()
-        elif self._step % self.every == 0:
+        elif self._counts:
             flips, self._before = self._counter.flips_since(self._before)
             for name, count in flips.items():
                 self._flips[name] += count
@@ -234,7 +248,7 @@ class FlipMonitor(tf.keras.callbacks.Callback):
         of_epoch, now = counter.flips_since(self._epoch_start)
         of_training, _ = counter.flips_since(self._initial)
         self._epoch_start = now
-        steps = max(self._counted, 1)
+        steps = self._counted or math.nan
         size = counter.sizes
         vs_init = {name: count / size[name] for name, count in of_training.items()}
         row: dict[str, dict[str, float]] = {

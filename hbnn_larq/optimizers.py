@@ -76,6 +76,17 @@ def _check_rates(call: str, **rates: float) -> None:
         require(holds, call, key, rate, "a finite number above 0; 1 is learning_rate itself")
 
 
+def _check_share(call: str, key: str, value: float, *, or_one: bool = False) -> None:
+    holds = is_number(value) and value >= 0 and (value < 1 or (or_one and value == 1))
+    require(holds, call, key, value, f"at least 0 and {'at most' if or_one else 'below'} 1")
+
+
+def _check_learning_rate(call: str, value: Any) -> None:
+    """Of numbers alone; Keras says what else it takes."""
+    holds = not is_number(value) or 0 <= value < math.inf
+    require(holds, call, "learning_rate", value, "a finite number of at least 0, or a schedule")
+
+
 def _is_threshold(variable: tf.Variable) -> bool:
     """Whether a variable is a bias, or a scale or shift of normalization.
 
@@ -145,6 +156,17 @@ class _Divided(tf.keras.optimizers.Optimizer):
             return super().apply_gradients(mine, name=name, **kwargs)
         self._compute_current_learning_rate()
         return self.iterations.assign_add(1)  # Keras counts no step that moves nothing
+
+    def _check_average(self, call: str) -> None:
+        """Half a model averaged is a net that never was."""
+        require(
+            self.others is None or bool(self.use_ema) == bool(self.others.use_ema),
+            call,
+            "use_ema",
+            self.use_ema,
+            "it averages the variables that this optimizer moves, and use_ema of `others` is "
+            f"{self.others and self.others.use_ema}; give both the same",
+        )
 
     def _reached(self, pairs):
         """The pairs, or none of them where not one has a gradient, which Keras would refuse."""
@@ -240,12 +262,14 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
             `tf.keras.optimizers.Adam(1e-3)`. Momentum and the other decays are then its own
             affair, and this learning rate is that of base points alone.
         name: Name of the optimizer.
-        **kwargs: Of `tf.keras.optimizers.SGD`: `clipnorm`, `use_ema` and so on.
+        **kwargs: Of `tf.keras.optimizers.SGD`: `clipnorm`, `use_ema` and so on. With `others` they
+            are about base points alone; give them to `others` too.
 
     # Raises
-        ValueError: a decay below 0 or not finite, a rate not above 0, an unknown
-            `step`, a momentum of 1 with `decoupled`, `base_point_decay` with steps toward, or
-            `others` together with arguments that would have no effect.
+        ValueError: a decay below 0 or not finite, a rate not above 0, a learning rate below 0, a
+            momentum outside [0, 1], an unknown `step`, a momentum of 1 with `decoupled`,
+            `base_point_decay` with steps toward, `others` together with arguments that would have
+            no effect, or with another `use_ema`.
         TypeError: a legacy optimizer as `others`.
 
     # References
@@ -284,6 +308,8 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
             convolution_rate=convolution_rate,
             base_point_rate=base_point_rate,
         )
+        _check_learning_rate("MobiusSGD", learning_rate)
+        _check_share("MobiusSGD", "momentum", momentum, or_one=True)
         if step not in STEP_RULES:
             raise ValueError(f"MobiusSGD(step={step!r}): the rules are {', '.join(STEP_RULES)}.")
         if step == "toward" and base_point_decay is not None:
@@ -322,6 +348,7 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
         self.base_point_rate = base_point_rate
         self.step = step
         self.others = others
+        self._check_average("MobiusSGD")
 
     def build(self, var_list):
         """Make the slots: momentum for every variable but base points."""
@@ -350,6 +377,8 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
 
     def decay_of(self, variable: tf.Variable) -> float:
         """The coefficient of the decay that `variable` gets."""
+        if not self._use_weight_decay(variable):  # see `exclude_from_weight_decay`
+            return 0.0
         latent = self._weight_decay if self._latent_decay is None else self._latent_decay
         if is_base_point(variable):
             return latent if self._base_point_decay is None else self._base_point_decay
@@ -438,7 +467,8 @@ class GroupedAdam(_Rates, tf.keras.optimizers.Adam):
         **kwargs: Of `tf.keras.optimizers.Adam`: `beta_2`, `epsilon`, `clipnorm` and so on.
 
     # Raises
-        ValueError: a decay below 0 or not finite, or a rate not above 0.
+        ValueError: a decay below 0 or not finite, a rate not above 0, a learning rate below 0, or
+            a `beta_1` outside [0, 1).
 
     # References
         - [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101)
@@ -462,6 +492,8 @@ class GroupedAdam(_Rates, tf.keras.optimizers.Adam):
         _check_rates(
             "GroupedAdam", threshold_rate=threshold_rate, convolution_rate=convolution_rate
         )
+        _check_learning_rate("GroupedAdam", learning_rate)
+        _check_share("GroupedAdam", "beta_1", beta_1)
         weight_decay = weight_decay or 0.0  # None, Keras's own default, is none
         super().__init__(learning_rate, beta_1, weight_decay=weight_decay, name=name, **kwargs)
         self._weight_decay = weight_decay
@@ -472,6 +504,8 @@ class GroupedAdam(_Rates, tf.keras.optimizers.Adam):
 
     def decay_of(self, variable: tf.Variable) -> float:
         """The coefficient of the decay that `variable` gets."""
+        if not self._use_weight_decay(variable):  # see `exclude_from_weight_decay`
+            return 0.0
         if is_latent(variable):
             return self._weight_decay if self._latent_decay is None else self._latent_decay
         return self._weight_decay if self.decay_all or variable.shape.rank > 1 else 0.0
@@ -566,17 +600,19 @@ class GeodesicSGD(_Divided):
             a step keeps `1 - flip_rate / memory` of it where that is less than `momentum`, and
             nothing at a flip rate of `memory` or above. `None` keeps `momentum` in every step.
         granularity: `"filter"`: the weights of each output filter turn by the angle; `"layer"`:
-            those of the whole kernel do, so that some filters turn more than others.
+            those of the whole kernel do, so that some filters turn more than others. A filter of
+            one weight has no direction: such a kernel is one vector either way.
         direction: Where u comes from: `"momentum"`, its `"sign"` (every weight pulls alike), or
             `"adaptive"` (divided by the root of a running mean of squares, as in Adam).
         squares: Share that the running mean of squares keeps, for `"adaptive"`.
         name: Name of the optimizer.
-        **kwargs: Of `tf.keras.optimizers.Optimizer`: `clipnorm`, `use_ema` and so on.
+        **kwargs: Of `tf.keras.optimizers.Optimizer`: `clipnorm`, `use_ema` and so on; about latent
+            weights alone, so give them to `others` too.
 
     # Raises
         ValueError: a flip rate outside [0, 0.5], a momentum or `squares` outside [0, 1), a memory
             outside (0, 1], an unknown granularity or direction, a `weight_decay`, `others` that are
-            no optimizer, or in training a kernel without noted filters.
+            no optimizer or have another `use_ema`, or in training a kernel without noted filters.
         TypeError: a `learning_rate`, or a legacy optimizer as `others`.
 
     # References
@@ -614,9 +650,8 @@ class GeodesicSGD(_Divided):
                 f"GeodesicSGD(weight_decay={kwargs['weight_decay']!r}): it would only shorten "
                 "latent weights, of which the direction alone counts; give it to `others`."
             )
-        for key, value in {"momentum": momentum, "squares": squares}.items():
-            if not (isinstance(value, Real) and 0 <= float(value) < 1):
-                raise ValueError(f"GeodesicSGD({key}={value!r}): at least 0 and below 1.")
+        _check_share("GeodesicSGD", "momentum", momentum)
+        _check_share("GeodesicSGD", "squares", squares)
         if memory is not None:
             require_between("GeodesicSGD", "memory", memory, 0, 1)
         for key, value, choices in (
@@ -639,6 +674,7 @@ class GeodesicSGD(_Divided):
             "latent weights have this optimizer; give one that trains all the rest, such as "
             "GroupedAdam",
         )
+        self._check_average("GeodesicSGD")
         self.momentum = momentum
         self.memory = None if memory is None else float(memory)
         self.granularity = granularity
@@ -676,6 +712,8 @@ class GeodesicSGD(_Divided):
                 "form a filter. Import hbnn_larq before building the model; a kernel without "
                 'filters (LocallyConnected, implementation=3) needs granularity="layer".'
             )
+        if math.prod(variable.shape[i] for i in axis) == 1:  # one number has no direction
+            return tuple(range(variable.shape.rank))
         return axis
 
     def update_step(self, gradient, variable):

@@ -94,6 +94,45 @@ def test_monitor_reports_known_flips(model, every):
     assert history.history["information_gain"] == pytest.approx([gain / 2, 0])
 
 
+def test_monitor_counts_a_step_of_every_epoch_however_short(model):
+    model.compile(tf.keras.optimizers.SGD(0.0), "mse")
+    monitor = callbacks.FlipMonitor(every=10)
+    history = model.fit(
+        np.zeros((12, 6, 6, 1)), np.zeros((12, 3)), batch_size=4, epochs=5, verbose=0,
+        callbacks=[NegateFive(), monitor],
+    )  # fmt: skip
+    total = 3 * 3 * 4 * 4 + 4 * 3 * 2 * 2
+    assert history.history["flips_per_step"] == pytest.approx([5 / total] * 5)
+
+
+def test_an_epoch_of_which_nothing_was_counted_has_no_figure(model):
+    """A generator tells no length before the first epoch ends: nothing says which step is last."""
+    model.compile(tf.keras.optimizers.SGD(0.0), "mse")
+    batches = tf.data.Dataset.from_tensor_slices((np.zeros((4, 6, 6, 1)), np.zeros((4, 3))))
+    batches = batches.batch(4).filter(lambda x, y: True)  # of unknown length
+    monitor = callbacks.FlipMonitor(every=10)
+    logs = model.fit(batches, epochs=1, verbose=0, callbacks=[monitor]).history
+    assert logs["flips_per_step"] == [0.0]  # of the first step
+    monitor._step = 1
+    monitor.on_epoch_begin(1)
+    monitor.on_train_batch_begin(0)
+    monitor.on_train_batch_end(0)
+    later = {}
+    monitor.on_epoch_end(1, later)
+    assert np.isnan(later["flips_per_step"]) and later["flips_per_epoch"] == 0.0
+
+
+def test_monitor_refuses_steps_that_it_cannot_see(model):
+    model.compile("sgd", "mse", steps_per_execution=2)
+    with pytest.raises(ValueError) as error:
+        model.fit(np.zeros((4, 6, 6, 1)), np.zeros((4, 3)), batch_size=1, verbose=0,
+                  callbacks=[callbacks.FlipMonitor()])  # fmt: skip
+    assert str(error.value) == (
+        "FlipMonitor(every=1): the model was compiled with steps_per_execution=2, so weights are "
+        "seen after 2 steps, not after one. Compile it with steps_per_execution=1."
+    )
+
+
 def test_monitor_leaves_a_float_model_alone():
     model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(3,))])
     model.compile("sgd", "mse")

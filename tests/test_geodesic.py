@@ -195,6 +195,18 @@ def test_filters_of_every_layer_type():
         assert filter_axis_of(kernel) == expected, type(layer).__name__
 
 
+def test_filters_of_one_weight_turn_together(rng):
+    """One number has no direction; the kernel of all of them has one."""
+    depthwise = lq.layers.QuantDepthwiseConv2D(1, depthwise_quantizer="ste_sign")
+    depthwise(tf.zeros((1, 8, 8, 5)))
+    kernel = depthwise.depthwise_kernel
+    before = kernel.latent_variable.numpy().reshape(-1, 1)
+    gradient = tf.constant(rng.normal(size=kernel.shape), tf.float32)
+    GeodesicSGD(0.1).apply_gradients([(gradient, kernel)])
+    after = kernel.latent_variable.numpy().reshape(-1, 1)
+    np.testing.assert_allclose(angles(before, after), 0.1 * np.pi, rtol=1e-5)
+
+
 def test_real_kernels_are_not_turned():
     layer = lq.layers.QuantDense(4)
     layer(tf.zeros((1, 6)))
@@ -518,6 +530,27 @@ def test_moving_averages_are_put_in_place_by_both(make):
     model.fit(tf.ones((4, 6)), tf.ones((4, 3)), epochs=3, verbose=0)
     moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
     assert all(moved)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: GeodesicSGD(0.02, "adam", use_ema=True),
+            "GeodesicSGD(use_ema=True): it averages the variables that this optimizer moves, and "
+            "use_ema of `others` is False; give both the same.",
+        ),
+        (
+            lambda: MobiusSGD(0.1, others=tf.keras.optimizers.Adam(use_ema=True)),
+            "MobiusSGD(use_ema=False): it averages the variables that this optimizer moves, and "
+            "use_ema of `others` is True; give both the same.",
+        ),
+    ],
+)
+def test_half_a_model_is_not_averaged(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
 
 
 # ------------------------------------------------------------------ bad input

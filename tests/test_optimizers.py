@@ -494,6 +494,47 @@ def test_base_points_go_toward_no_farther_than_the_weights_are(quantizer, reach,
     np.testing.assert_allclose(np.linalg.norm(p.numpy(), axis=axis), reach, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: MobiusSGD(momentum=1.5),
+            "MobiusSGD(momentum=1.5): at least 0 and at most 1.",
+        ),
+        (
+            lambda: MobiusSGD(momentum=float("nan")),
+            "MobiusSGD(momentum=nan): at least 0 and at most 1.",
+        ),
+        (
+            lambda: MobiusSGD(-1.0),
+            "MobiusSGD(learning_rate=-1.0): a finite number of at least 0, or a schedule.",
+        ),
+        (
+            lambda: GroupedAdam(float("nan")),
+            "GroupedAdam(learning_rate=nan): a finite number of at least 0, or a schedule.",
+        ),
+        (lambda: GroupedAdam(beta_1=1.5), "GroupedAdam(beta_1=1.5): at least 0 and below 1."),
+    ],
+)
+def test_what_would_climb_or_diverge_is_named(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: MobiusSGD(0.1, weight_decay=0.1), lambda: GroupedAdam(0.1, weight_decay=0.1)]
+)
+def test_what_is_excluded_from_decay_keeps_its_size(make):
+    kept, decayed = tf.Variable(tf.ones((2, 2)), name="kept"), tf.Variable(tf.ones((2, 2)))
+    optimizer = make()
+    optimizer.exclude_from_weight_decay(var_names=["kept"])
+    optimizer.apply_gradients([(tf.zeros((2, 2)), v) for v in (kept, decayed)])
+    np.testing.assert_array_equal(kept, 1.0)
+    np.testing.assert_allclose(decayed, 0.99, rtol=1e-6)
+    assert (optimizer.decay_of(kept), optimizer.decay_of(decayed)) == (0.0, 0.1)
+
+
 def test_unknown_step():
     with pytest.raises(ValueError, match=r"step='mobius'\): the rules are exp0, literal, riem"):
         MobiusSGD(step="mobius")
