@@ -42,6 +42,7 @@ _ON_DEMAND = (
     "doctor",
     "edge",
     "flip_rate",
+    "loss_surface",
     "metrics",
     "plots",
     "summary",

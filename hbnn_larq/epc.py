@@ -70,6 +70,9 @@ def chain_sign(cluster: Sequence, v, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Tensor of -1 and +1; the sign of 0 is +1.
+
+    # Raises
+        ValueError, TypeError: as for `chain`.
     """
     return _chain("epc.chain_sign", cluster, v, r, axis, sign=True)
 
@@ -85,15 +88,23 @@ def chain_inverse(cluster: Sequence, w, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Tangent vectors at p_1.
+
+    # Raises
+        ValueError, TypeError: as for `chain`.
     """
+    _require_points("epc.chain_inverse", cluster)
     for p in reversed(list(cluster)):
         w = poincare.logmap(p, w, r=r, axis=axis)
     return w
 
 
-def _chain(call: str, cluster: Sequence, v, r, axis: Axis, sign: bool) -> tf.Tensor:
+def _require_points(call: str, cluster: Sequence) -> None:
     if not len(cluster):
         raise ValueError(f"{call}(cluster=[]): a chain needs at least one base point.")
+
+
+def _chain(call: str, cluster: Sequence, v, r, axis: Axis, sign: bool) -> tf.Tensor:
+    _require_points(call, cluster)
     checked = [poincare.map_arguments(call, p, v, r, axis) for p in cluster]
     numbers = checked[0][2]
     vectors = [checked[0][1], *(p for p, _, _ in checked)]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-__all__ = ["accuracies", "flips_per_layer", "learning_curves", "radius_study"]
+__all__ = ["accuracies", "flips_of_runs", "flips_per_layer", "learning_curves", "radius_study"]
 
 MOST_NAMED = 12  # more names than that leave no room for the lines
 
@@ -91,6 +91,35 @@ def flips_per_layer(
     initial.set(ylabel="weights that differ from the start (%)", ylim=(0, 1.05 * highest))
     if steps.get_legend_handles_labels()[0]:
         steps.legend(fontsize="small")
+    return _write(figure, path)
+
+
+def flips_of_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
+    """Sign flips per step and against initialisation over epochs, one line per run.
+
+    # Arguments
+        histories: `{label: rows}`; each row holds `epoch`, `flips_per_step` and `flips_vs_init`,
+            shares of all binary weights. `flips_predicted`, where it has that, is dashed.
+        path: the PNG file to write.
+
+    # Returns
+        `path`.
+    """
+    figure = _figure(9, 3.6)
+    steps, initial = figure.subplots(1, 2)
+    for place, (label, rows) in enumerate(histories.items()):
+        style = {"color": f"C{place}"}
+        epochs, dot = [row["epoch"] for row in rows], _dot(rows)
+        for axes, key in ((steps, "flips_per_step"), (initial, "flips_vs_init")):
+            axes.plot(epochs, [100 * row[key] for row in rows], f"{dot}-", label=label, **style)
+        if "flips_predicted" in rows[0]:
+            predicted = [100 * row["flips_predicted"] for row in rows]
+            steps.plot(epochs, predicted, f"{dot}--", **style)
+    _over_epochs(steps, initial)
+    steps.set(ylabel="weights that flip per step (%)", ylim=(0, None))
+    highest = max(initial.dataLim.y1, 57)  # half of them where a net knows its start no more
+    initial.set(ylabel="weights that differ from the start (%)", ylim=(0, 1.05 * highest))
+    initial.legend(fontsize="small")
     return _write(figure, path)
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from hbnn_larq.arguments import is_number, require
 from hbnn_larq.span import Axis, as_float64, inner_axes, span
 
 __all__ = [
@@ -83,6 +84,9 @@ def conformal_factor(x, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Tensor of the shape of `x` without `axis`.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`.
     """
     (x,), r = _points("conformal_factor", r, axis, x=x)
     wide = tf.cast(x, tf.float64)
@@ -106,6 +110,9 @@ def mobius_add(p, q, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Points of the ball.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`.
     """
     (p, q), r = _points("mobius_add", r, axis, p=p, q=q)
     numbers = (r, _MARGIN[p.dtype])
@@ -125,6 +132,9 @@ def mobius_scalar_mul(c, p, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Points of the ball: the n-fold Möbius sum of `p` with itself for a whole `c = n`.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`.
     """
     (p,), r = _points("mobius_scalar_mul", r, axis, p=p)
     numbers = (r, _MARGIN[p.dtype], c)
@@ -149,7 +159,8 @@ def expmap(p, v, *, r, axis: Axis) -> tf.Tensor:
         Points of the ball.
 
     # Raises
-        ValueError: `r` is not a number above 0, or `axis` names no axes of `v`.
+        ValueError: `r` is not a number above 0, `axis` names no axes of `v`, or shapes that do not
+            fit together.
         TypeError: the dtypes differ or are neither float32 nor float64.
     """
     p, v, numbers = map_arguments("expmap", p, v, r, axis)
@@ -171,6 +182,9 @@ def expmap_sign(p, v, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Tensor of -1 and +1; the sign of 0 is +1.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`.
     """
     p, v, numbers = map_arguments("expmap_sign", p, v, r, axis)
     return span([p, v], _expmap_coefficients, numbers, axis=axis, sign=True)
@@ -193,6 +207,9 @@ def boundary_map(p, v, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Points of the sphere of radius `1 / sqrt(r)`.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`.
     """
     p, v, numbers = map_arguments("boundary_map", p, v, r, axis)
     return span([p, v], _boundary_coefficients, numbers, axis=axis)
@@ -209,6 +226,9 @@ def boundary_sign(p, v, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Tensor of -1 and +1; the sign of 0 is +1.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`.
     """
     p, v, numbers = map_arguments("boundary_sign", p, v, r, axis)
     return span([p, v], _boundary_coefficients, numbers, axis=axis, sign=True)
@@ -230,6 +250,9 @@ def logmap(p, q, *, r, axis: Axis) -> tf.Tensor:
 
     # Returns
         Tangent vectors, 0 where `q = p`.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`.
     """
     (p, q), r = _points("logmap", r, axis, p=p, q=q)
     start, step = _from_to(p, q, r, axis)
@@ -249,6 +272,9 @@ def distance(p, q, *, r, axis: Axis) -> tf.Tensor:
     # Returns
         Tensor of the shape of `p` without `axis`. At `p = q`, where the distance has a kink, it
         is 0 and the gradient is 0.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`.
     """
     (p, q), r = _points("distance", r, axis, p=p, q=q)
     start, step = _from_to(p, q, r, axis)
@@ -285,6 +311,9 @@ def mobius_step(p, g, *, r, axis: Axis, learning_rate, decay=0.0, rule: str = "e
 
     # Returns
         The new base points, with `sqrt(r) |p| <= 1 - margin` (see `project`).
+
+    # Raises
+        ValueError, TypeError: as for `expmap`, and an unknown `rule`.
     """
     (p, g), r = _points("mobius_step", r, axis, p=p, g=g)
     if rule not in STEP_RULES:
@@ -311,8 +340,14 @@ def step_toward(p, g, *, r, axis: Axis, share, length) -> tf.Tensor:
 
     # Returns
         The new base points.
+
+    # Raises
+        ValueError, TypeError: as for `expmap`, and a `share` outside [0, 1].
     """
     (p, g), _ = _points("step_toward", r, axis, p=p, g=g)
+    if not tf.is_tensor(share):
+        inside = is_number(share) and 0 <= share <= 1
+        require(inside, "step_toward", "share", share, "between 0 and 1")
     scale = tf.reduce_max(tf.abs(g), axis, keepdims=True)  # squares of gradients may underflow
     unit = tf.math.divide_no_nan(g, scale)
     length_of_unit = tf.sqrt(tf.reduce_sum(unit * unit, axis, keepdims=True))
@@ -382,12 +417,23 @@ def _points(call: str, r, axis: Axis, **named) -> tuple[list[tf.Tensor], tf.Tens
             "use tf.cast first."
         )
     if len(tensors) == 2 and tensors[0].shape != tensors[1].shape:
+        _check_broadcast(call, named, tensors)
         shape = tf.broadcast_dynamic_shape(tf.shape(tensors[0]), tf.shape(tensors[1]))
         tensors = [tf.broadcast_to(x, shape) for x in tensors]
     if dtype == tf.float64:
         inner = inner_axes(tensors[0].shape, axis)
         tensors = [_shortened(x, inner) for x in tensors]
     return tensors, as_float64(r)
+
+
+def _check_broadcast(call: str, named: dict, tensors: list[tf.Tensor]) -> None:
+    try:
+        tf.broadcast_static_shape(tensors[0].shape, tensors[1].shape)
+    except ValueError:
+        shapes = [f"{k} of shape {tuple(x.shape)}" for k, x in zip(named, tensors, strict=True)]
+        raise ValueError(
+            f"{call}({', '.join(shapes)}): two shapes alike, or where they differ 1 in one of them."
+        ) from None
 
 
 def _shortened(x: tf.Tensor, inner: list[int]) -> tf.Tensor:

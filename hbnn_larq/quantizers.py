@@ -32,7 +32,7 @@ from larq import utils
 from larq.quantized_variable import QuantizedVariable
 
 from hbnn_larq import epc, poincare
-from hbnn_larq.arguments import require_whole
+from hbnn_larq.arguments import is_number, require, require_whole
 from hbnn_larq.layer_quantizers import KernelQuantizer
 
 __all__ = ["EPC", "BallQuantizer", "Hyperbolic", "HyperbolicBoundary"]
@@ -50,16 +50,19 @@ class BallQuantizer(KernelQuantizer):
         r: Strength of the curvature, above 0; the ball has radius `1 / sqrt(r)`.
         granularity: `"filter"`: the weights of each output filter form one vector.
             `"layer"`: all weights of the kernel do, which is how the paper speaks of them.
+        start: How far from the centre base points start, as a share of the radius, at least 0 and
+            below 1; each vector in a random direction. The paper does not say. At 0 a new net
+            computes with the signs of its latent weights.
         metrics: As for every Larq quantizer: `["flip_ratio"]`, or `None` for those of
             `larq.context.metrics_scope`.
 
     # Attributes
         base_points: The variables p, float32 (float64 for a float64 kernel), shaped like the
-            kernel, zero at first. Inside `larq.context.quantized_scope(True)` they read as zero:
+            kernel. Inside `larq.context.quantized_scope(True)` they read as zero:
             the kernel read there is binary already, and signs of signs must not move.
     """
 
-    def __init__(self, r, granularity: str = "filter", **kwargs):
+    def __init__(self, r, granularity: str = "filter", *, start: float = 0.0, **kwargs):
         call = type(self).__name__
         poincare.check_r(call, r)
         if granularity not in GRANULARITIES:
@@ -67,8 +70,11 @@ class BallQuantizer(KernelQuantizer):
                 f'{call}(granularity={granularity!r}): "filter" makes one vector of each output '
                 'filter, "layer" one of the whole kernel.'
             )
+        what = "a share of the ball's radius, at least 0 and below 1"
+        require(is_number(start) and 0 <= start < 1, call, "start", start, what)
         self.r = float(r)
         self.granularity = granularity
+        self.start = float(start)
         super().__init__(**kwargs)
 
     @property
@@ -98,7 +104,14 @@ class BallQuantizer(KernelQuantizer):
         for k in range(self._cluster_size):
             suffix = f"_{k + 1}" if self._cluster_size > 1 else ""
             name = f"{self._owner_weight}_base_point{suffix}"
-            self.add_state(name, shape, "zeros", trainable=True)
+            self.add_state(name, shape, self._starting_point, trainable=True)
+
+    def _starting_point(self, shape, dtype=None) -> tf.Tensor:
+        if not self.start:
+            return tf.zeros(shape, dtype)
+        drawn = tf.keras.initializers.RandomNormal()(shape, dtype)
+        length = tf.sqrt(tf.reduce_sum(drawn * drawn, self._axis, keepdims=True))
+        return self.start / math.sqrt(self.r) * tf.math.divide_no_nan(drawn, length)
 
     def _add_variable_with_custom_getter(self, name: str, **kwargs):
         """As Larq does for kernels: wrap what the getter makes. Here it also gets its ball."""
@@ -151,7 +164,12 @@ class BallQuantizer(KernelQuantizer):
         super().load_own_variables(store)
 
     def get_config(self):
-        return {**super().get_config(), "r": self.r, "granularity": self.granularity}
+        return {
+            **super().get_config(),
+            "r": self.r,
+            "granularity": self.granularity,
+            "start": self.start,
+        }
 
 
 @utils.register_alias("hyperbolic")
@@ -183,10 +201,13 @@ class Hyperbolic(BallQuantizer):
         granularity: `"filter"`: the weights of each output filter form one vector, so the map
             does not depend on the width of the layer. `"layer"`: all weights of the kernel, as
             the paper speaks of them; tanh saturates in wide layers.
+        start: How far from the centre base points start, as a share of the radius, below 1; in
+            random directions.
         metrics: `["flip_ratio"]`, or `None` for the metrics of `larq.context.metrics_scope`.
 
     # Raises
-        ValueError: `r` is not a finite number above 0, or `granularity` is none of the two.
+        ValueError: `r` is not a finite number above 0, `granularity` none of the two, or `start`
+            not at least 0 and below 1.
 
     # References
         - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)
@@ -215,10 +236,13 @@ class HyperbolicBoundary(BallQuantizer):
     # Arguments
         r: Strength of the curvature, above 0. The paper uses 1.
         granularity: `"filter"` or `"layer"`, as for `Hyperbolic`.
+        start: How far from the centre base points start, as a share of the radius, below 1; in
+            random directions.
         metrics: `["flip_ratio"]`, or `None` for the metrics of `larq.context.metrics_scope`.
 
     # Raises
-        ValueError: `r` is not a finite number above 0, or `granularity` is none of the two.
+        ValueError: `r` is not a finite number above 0, `granularity` none of the two, or `start`
+            not at least 0 and below 1.
 
     # References
         - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)
@@ -251,11 +275,13 @@ class EPC(BallQuantizer):
         r: Strength of the curvature, above 0.
         granularity: `"filter"` or `"layer"`, as for `Hyperbolic`.
         size: Number of base points m, at least 1; 1 is `Hyperbolic`.
+        start: How far from the centre base points start, as a share of the radius, below 1; in
+            random directions.
         metrics: `["flip_ratio"]`, or `None` for the metrics of `larq.context.metrics_scope`.
 
     # Raises
-        ValueError: `r` is not a finite number above 0, `size` is not a whole number of at least
-            1, or `granularity` is none of the two.
+        ValueError: `r` is not a finite number above 0, `size` no whole number of at least 1,
+            `granularity` none of the two, or `start` not at least 0 and below 1.
 
     # References
         - [Hyperbolic Binary Neural Network](https://arxiv.org/abs/2501.03471)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from micro import micro_model
 
+from hbnn_larq import loss_surface
 from hbnn_larq.training import checkpoints, data, recipes, run
 from hbnn_larq.training.cli import main
 from hbnn_larq.training.recipe import Recipe
@@ -42,7 +44,7 @@ def test_every_command_has_help_with_an_example(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = capsys.readouterr().out
-    for command in ("demo", "recipes", "train", "evaluate"):
+    for command in ("demo", "recipes", "train", "evaluate", "plot"):
         assert f"\n    {command} " in listed
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
@@ -82,6 +84,84 @@ def test_one_recipe_is_shown_with_its_predicted_flips(capsys):
     assert shown["epochs"] == 600 and shown["forecast"]["steps"] == 117_600
     code, out, _ = outcome(capsys, "recipes", "cifar10-resnet18-float")
     assert "flips predicted" not in out
+
+
+def test_a_changed_recipe_is_forecast_before_it_runs(capsys):
+    """The sum of lr * decay falls with the epochs, and --keep-decay leaves it at that."""
+    code, out, _ = outcome(capsys, "recipes", "digits", "--set", "epochs=2", "--keep-decay")
+    assert code == 0 and re.search(r"^epochs +2$", out, re.M) and ": starved" in out
+    code, out, err = outcome(capsys, "recipes", "digits", "--set", "epochs=2", "--json")
+    assert code == 0 and err.startswith("decay    ")
+    shown = json.loads(out)
+    assert shown["epochs"] == 2 and shown["forecast"]["verdict"] != "starved"
+    code, _, err = outcome(capsys, "recipes", "--set", "epochs=2")
+    assert (code, err) == (2, "hbnn recipes --set epochs=2: of which recipe? Name one.\n")
+
+
+def test_plots_are_drawn_again_of_one_run_and_over_one_another_of_several(capsys, tmp_path, tiny):
+    one, two, more = (str(tmp_path / name) for name in ("one", "two", "more"))
+    outcome(capsys, "train", "tiny", "--workdir", one)
+    outcome(capsys, "train", "tiny", "--workdir", two, "--set", "kernel_quantizer=hyperbolic")
+    names = ["learning_curves.png", "flips.png"]
+    before = [(Path(one) / name).read_bytes() for name in names]
+    for name in names:
+        (Path(one) / name).unlink()
+    code, out, _ = outcome(capsys, "plot", one)
+    assert (code, out.split()) == (0, [str(Path(one) / name) for name in names])
+    assert [(Path(one) / name).read_bytes() for name in names] == before
+    code, out, _ = outcome(capsys, "plot", one, two, "-o", more, "--json")
+    assert json.loads(out) == [str(Path(more) / name) for name in names]
+    assert all((Path(more) / name).read_bytes()[:4] == b"\x89PNG" for name in names)
+    code, _, err = outcome(capsys, "plot", one, two)
+    assert code == 2 and err.startswith("hbnn plot: several runs share no folder; name one with -o")
+    code, _, err = outcome(capsys, "plot", one, one, "-o", more)
+    assert code == 2 and "one run or more, each once." in err
+    code, _, err = outcome(capsys, "plot", str(tmp_path))
+    assert (code, err) == (2, f"hbnn: {tmp_path} holds no run: there is no recipe.json in it.\n")
+
+
+@pytest.mark.parametrize("across", ["line", "plane"])
+def test_a_slice_through_the_loss_of_a_run_holds_its_own_figures(capsys, tmp_path, tiny, across):
+    """In the centre: loss and accuracy on the validation split, as the run itself had them."""
+    outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))
+    words = ("plot", str(tmp_path), "--surface", across, "--points", "3")
+    code, out, err = outcome(capsys, *words, "--json")
+    kinds = ["deployed", "relaxed"] if across == "line" else ["deployed"]
+    names = [f"loss_{across}.png", *(f"loss_{across}_{kind}.csv" for kind in kinds)]
+    assert code == 0 and json.loads(out) == [str(tmp_path / name) for name in names]
+    surface = loss_surface.Surface.from_csv(tmp_path / names[1])
+    centre = (1,) * len(surface.axes)
+    last = json.loads((tmp_path / "results.json").read_text())["history"][-1]
+    assert surface.loss[centre] == pytest.approx(last["validation_loss"], rel=1e-4)
+    assert 100 * surface.accuracy[centre] == pytest.approx(last["validation_top1"])
+    assert surface.loss.size == 3 ** len(surface.axes) and np.ptp(surface.loss) > 0
+    (tmp_path / "model.keras").unlink()
+    code, _, err = outcome(capsys, *words)
+    assert code == 2 and "holds no finished run" in err
+    code, _, err = outcome(capsys, "plot", "one", "two", "--surface", across)
+    assert (code, err) == (2, f"hbnn plot --surface {across}: of one run; 2 given.\n")
+
+
+def test_an_unfinished_run_is_drawn_from_its_newest_checkpoint(capsys, tmp_path, tiny, monkeypatch):
+    end = run._Run.finish
+
+    def cut(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run._Run, "finish", cut)
+    assert outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))[0] == 1
+    assert not (tmp_path / "results.json").exists()
+    code, out, _ = outcome(capsys, "plot", str(tmp_path))
+    assert code == 0 and len(out.split()) == 2
+    drawn = (tmp_path / "learning_curves.png").read_bytes()
+    monkeypatch.setattr(run._Run, "finish", end)
+    outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))
+    assert (tmp_path / "learning_curves.png").read_bytes() == drawn
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    (tmp_path / "results.json").unlink()
+    code, _, err = outcome(capsys, "plot", str(tmp_path))
+    assert code == 2 and "no epoch of this run has been saved yet" in err
 
 
 def test_train_prints_what_it_will_do_and_what_came_out(capsys, tmp_path, tiny):

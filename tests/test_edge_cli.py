@@ -405,6 +405,17 @@ def test_doctor_on_recipes(capsys):
         assert f"hbnn doctor: there is no file or folder {words[0]!r}" in capsys.readouterr().err
 
 
+def test_doctor_names_a_starved_recipe_before_it_runs(capsys, folder):
+    assert main(["doctor", "digits", "--set", "epochs=2", "--keep-decay", "--json"]) == 1
+    assert "starved-of-flips" in [
+        found["code"] for found in json.loads(capsys.readouterr().out)["findings"]
+    ]
+    assert main(["doctor", "digits", "--set", "epochs=2"]) == 0  # its decay is rescaled
+    assert capsys.readouterr().out.startswith("decay    ")
+    assert main(["doctor", str(folder / "net.keras"), "--set", "r=1"]) == 2
+    assert "only a recipe of `hbnn recipes` can be changed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["doctor", "convert", "report", "evaluate"])
 def test_a_converted_file_in_place_of_a_model_is_named(folder, capsys, command):
     file = str(folder / "net.tflite")

@@ -123,3 +123,5 @@ def test_properties_2_and_3_in_training(rng):
 def test_empty_cluster():
     with pytest.raises(ValueError, match=r"epc\.chain\(cluster=\[\]\): a chain needs at least"):
         epc.chain([], tf.zeros((3,)), r=1.0, axis=0)
+    with pytest.raises(ValueError, match=r"epc\.chain_inverse\(cluster=\[\]\): a chain needs at"):
+        epc.chain_inverse([], tf.zeros((3,)), r=1.0, axis=0)

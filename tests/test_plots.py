@@ -128,3 +128,18 @@ def test_flips_of_few_layers_are_named_and_of_many_coloured(drawn, count, predic
     colors = [str(line.get_color()) for line in initial.lines]
     assert len(set(colors)) == count if colorbar else len(set(colors)) == min(count, 10)
     assert steps.get_position().width > 0.2  # of the picture
+
+
+def test_flips_of_runs_share_axes(drawn):
+    """A line a run, its prediction dashed in the same colour."""
+    rows = [
+        {"epoch": e, "flips_per_step": 0.01 * e, "flips_vs_init": 0.1 * e, "flips_predicted": 0.02}
+        for e in (1, 2, 3)
+    ]
+    bare = [{k: v for k, v in row.items() if k != "flips_predicted"} for row in rows]
+    steps, initial = drawn(plots.flips_of_runs, {"a": rows, "b": bare})
+    lines = [(line.get_color(), line.get_linestyle()) for line in steps.lines]
+    assert lines == [("C0", "-"), ("C0", "--"), ("C1", "-")]
+    np.testing.assert_allclose(steps.lines[0].get_ydata(), [1, 2, 3])
+    np.testing.assert_allclose(initial.lines[1].get_ydata(), [10, 20, 30])
+    assert names(initial) == ["a", "b"]

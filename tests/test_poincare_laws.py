@@ -458,3 +458,21 @@ def test_distance_and_conformal_factor_drop_the_axes(rng, axis, shape):
     axis = axis if isinstance(axis, int) else tuple(axis)
     assert poincare.distance(p, q, r=1.0, axis=axis).shape == shape
     assert poincare.conformal_factor(p, r=1.0, axis=axis).shape == shape
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError) as error:
+        poincare.expmap(tf.zeros((4, 3)), tf.zeros((4, 2)), r=0.5, axis=-1)
+    assert str(error.value) == (
+        "expmap(p of shape (4, 3), v of shape (4, 2)): two shapes alike, or where they differ 1 in "
+        "one of them."
+    )
+    assert poincare.mobius_add(tf.zeros((4, 3)), tf.ones((1, 3)), r=0.1, axis=-1).shape == (4, 3)
+
+
+@pytest.mark.parametrize("share", [-0.1, 2.0, float("nan"), None])
+def test_a_share_of_the_way_is_one(share):
+    p = tf.zeros((2, 3))
+    with pytest.raises(ValueError) as error:
+        poincare.step_toward(p, p + 1, r=1.0, axis=-1, share=share, length=0.5)
+    assert str(error.value) == f"step_toward(share={share!r}): between 0 and 1."

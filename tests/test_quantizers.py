@@ -81,6 +81,48 @@ def test_signs_of_the_latent_weights_at_zero_base_point(kind, granularity, rng):
     np.testing.assert_array_equal(out, np.where(v >= 0, 1.0, -1.0))
 
 
+@pytest.mark.parametrize("granularity", ["filter", "layer"])
+def test_base_points_start_as_far_out_as_told(kind, granularity):
+    """Every vector at `start / sqrt(r)` from the centre, in its own direction; the signs follow."""
+    quantizer = kind(r=0.3, granularity=granularity, start=0.6)
+    layer = lq.layers.QuantConv2DTranspose(5, 3, kernel_quantizer=quantizer)
+    layer.build((None, 4, 4, 2))
+    quantizer = layer.kernel_quantizer
+    ball = poincare.ball_of(quantizer.base_points[0])
+    points = [p.numpy() for p in quantizer.base_points]
+    for p in points:
+        norms = np.sqrt(0.3 * np.sum(p * p, ball.axis))
+        np.testing.assert_allclose(norms, 0.6, rtol=1e-6)
+        assert norms.size == (5 if granularity == "filter" else 1)
+    filters = np.moveaxis(np.stack(points), 3, 1).reshape(-1, 18)
+    filters /= np.linalg.norm(filters, axis=1, keepdims=True)
+    cosines = (filters @ filters.T)[~np.eye(len(filters), dtype=bool)]
+    assert np.abs(cosines).max() < 0.9
+    latent = layer.kernel.latent_variable
+    expected = np.where(quantizer.image(tf.convert_to_tensor(latent)) >= 0, 1, -1)
+    with lq.context.quantized_scope(True):
+        np.testing.assert_array_equal(tf.convert_to_tensor(layer.kernel), expected)
+    assert np.any(expected != np.where(latent >= 0, 1, -1))
+
+
+def test_a_start_is_drawn_from_the_seed(kind):
+    def points():
+        tf.keras.utils.set_random_seed(7)
+        layer = lq.layers.QuantDense(4, kernel_quantizer=kind(start=0.5))
+        layer.build((None, 9))
+        return [p.numpy() for p in layer.kernel_quantizer.base_points]
+
+    np.testing.assert_array_equal(points(), points())
+
+
+@pytest.mark.parametrize("start", [1, 1.5, -0.1, float("nan"), "0.5", True, None])
+def test_a_start_outside_of_the_ball_is_named(kind, start):
+    with pytest.raises(ValueError) as error:
+        kind(start=start)
+    what = "a share of the ball's radius, at least 0 and below 1."
+    assert str(error.value) == f"{kind.__name__}(start={start!r}): {what}"
+
+
 def test_all_zero_kernel_is_all_plus_one(kind):
     np.testing.assert_array_equal(kind()(tf.zeros((2, 2, 3, 4))), 1.0)
 
@@ -243,11 +285,12 @@ def test_sparse_local_kernel_has_no_filters():
 
 
 def test_config_round_trip(kind):
-    quantizer = kind(r=0.7, granularity="layer")
+    quantizer = kind(r=0.7, granularity="layer", start=0.25)
     copy = kind.from_config(quantizer.get_config())
     assert type(copy) is kind
     assert copy.get_config() == quantizer.get_config()
     assert copy.get_config()["r"] == 0.7 and copy.get_config()["granularity"] == "layer"
+    assert copy.get_config()["start"] == 0.25
 
 
 def test_cluster_size_is_kept():

@@ -1,6 +1,7 @@
 """The README's code runs as printed."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,20 @@ def test_training_and_shipping(tmp_path, monkeypatch, capsys):
     )
     for share in monitor.history[0]["flips_per_step"].values():
         assert 0.01 < share < 0.04  # two percent are asked for
+
+
+def test_every_command_is_written_as_it_can_be_given():
+    """With whatever stands for a name: `hbnn search NAME` alone would be refused."""
+    from hbnn_larq.training.cli import _parser
+
+    text = README.read_text(encoding="utf-8")
+    listed = re.search(r"## Commands\n\n```\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    commands = [line[:34] if line[33:34] in ("", " ") else line for line in listed]
+    commands += re.findall(r"`(hbnn\s[^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    commands = [command for command in commands if command.startswith("hbnn")]
+    assert len(commands) > 15
+    for command in commands:
+        words = [word.split("|")[0] for word in shlex.split(command)[1:]]
+        more = {"list": [], "convert": []}.get(words[-1], [])
+        _, unknown = _parser().parse_known_args([*words, *more])
+        assert not unknown, command

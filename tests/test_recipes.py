@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hbnn_larq import flip_rate, zoo
+from hbnn_larq import flip_rate, poincare, zoo
+from hbnn_larq.optimizers import is_base_point
 from hbnn_larq.training import data, models, run
 from hbnn_larq.training.recipe import CHOICES, Recipe, keep_decay_sum
 from hbnn_larq.training.recipes import PAPER, RECIPES, find
@@ -85,6 +86,12 @@ def test_recipe_round_trips_through_json():
         (lambda: BASE.changed(epochs=0), "recipe base: epochs=0 must be a whole number, 1 or abo"),
         (lambda: BASE.changed(learning_rate="nan"), "learning_rate=nan must be a finite number"),
         (lambda: BASE.changed(momentum=1.0), "momentum=1.0 must be at least 0 and below 1"),
+        (
+            lambda: BASE.changed(base_point_start=1),
+            "base_point_start=1.0 must be at least 0 and be",
+        ),
+        (lambda: BASE.changed(epc_size=0), "recipe base: epc_size=0 must be a whole number, 1 or"),
+        (lambda: BASE.changed(clock="batch"), "clock='batch' must be one of epoch, step"),
         (lambda: BASE.changed(warmup_epochs=600), "warmup_epochs=600 must be 0 to epochs - 1"),
         (lambda: BASE.changed(schedule="step"), "schedule='step' must be one of cosine, linear"),
         (lambda: BASE.changed(latent_decay=-1), "latent_decay=-1.0 must be a number, 0 or above"),
@@ -397,6 +404,18 @@ def test_a_map_stands_behind_its_host(words, said):
 def test_there_must_be_as_many_radii_as_binary_layers(layer_r):
     with pytest.raises(ValueError, match=r"layer_r='.*' has [16] values for 5 binary layers: \w+"):
         models.build_model(BASE.changed(width=1 / 16, layer_r=layer_r), (16, 16, 1), 3)
+
+
+@pytest.mark.parametrize("kind", ["hyperbolic", "hyperbolic_boundary", "epc", "irnet+epc"])
+def test_base_points_are_as_many_and_start_as_far_out_as_told(kind):
+    recipe = BASE.changed(kernel_quantizer=kind, width=1 / 16, base_point_start=0.4, epc_size=3)
+    model = models.build_model(recipe, (16, 16, 1), 3)
+    points = [v for v in model.trainable_weights if is_base_point(v)]
+    assert len(points) == 5 * (3 if "epc" in kind else 1)
+    for p in points:
+        ball = poincare.ball_of(p)
+        norms = np.sqrt(ball.r * np.sum(np.square(p), ball.axis))
+        np.testing.assert_allclose(norms, 0.4, rtol=1e-5)
 
 
 def quantized_layers(model):

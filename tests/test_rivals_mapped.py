@@ -213,3 +213,10 @@ def test_quantizing_twice_turns_signs_once_a_base_point_has_moved(host, rng):
     move(layer, rng, 0.8)
     once, twice = quantized_again(layer)
     assert np.any(np.sign(twice) != np.sign(once))
+
+
+def test_a_function_as_host_is_left_as_it_was(rng):
+    """One function serves every layer of the process: nothing of one of them may stick to it."""
+    before = dict(vars(lq.quantizers.ste_sign))
+    conv(Mapped("hyperbolic", lq.quantizers.ste_sign), rng)
+    assert vars(lq.quantizers.ste_sign) == before

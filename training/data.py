@@ -416,6 +416,10 @@ def training_images(name: str) -> int:
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     """Training steps in one pass; the last batch may be smaller.
 
+    # Arguments
+        dataset: whose training images are counted.
+        batch_size: images in a step.
+
     # Raises
         ValueError: for a batch size outside 1 to the number of training images.
     """
@@ -503,7 +507,16 @@ def unreadable_image(dataset: Dataset, *, batch_size: int, seed: int, step: int)
 def evaluation_batches(
     dataset: Dataset, split: AnySplit, *, batch_size: int = 250
 ) -> tf.data.Dataset:
-    """One pass over a split in order, normalised and without augmentation."""
+    """One pass over a split in order, normalised and without augmentation.
+
+    # Arguments
+        dataset: what the split is of.
+        split: one of its three.
+        batch_size: images in a batch; the last may hold fewer.
+
+    # Returns
+        Batches of images, float32 (b, h, w, c), and labels, int64 (b,).
+    """
     content: tf.data.Dataset
     if not isinstance(split, Split):
         read, on_disk = split.reader(), split

@@ -138,11 +138,14 @@ def _kernel_quantizer(recipe: Recipe) -> str | Callable[[], Any] | None:
     if kind is None:
         return recipe.kernel_quantizer
     radii = recipe.layer_radii or (recipe.r,)
+    size = {"size": recipe.epc_size} if kind is quantizers.EPC else {}
     # The zoo asks for one quantizer per layer, in order; `build_model` counts them afterwards.
     each = itertools.chain(radii, itertools.repeat(radii[-1]))
 
     def make() -> Any:
-        quantizer = kind(r=next(each), granularity=recipe.granularity)
+        quantizer = kind(
+            r=next(each), granularity=recipe.granularity, start=recipe.base_point_start, **size
+        )
         return rivals.Mapped(quantizer, host) if plus else quantizer
 
     return make

@@ -54,6 +54,7 @@ class Recipe:
         layer_r: an r for each binary layer, in the model's order, such as "0.05,0.1,1"; None for
             `r` in all of them.
         granularity: "filter" or "layer", of a hyperbolic quantizer.
+        epc_size: base points in a chain of "epc".
         epochs, batch_size: passes over the training split, and images per step.
         stop_epoch: ends the run early, after this many epochs of an unchanged schedule; None for
             all of them.
@@ -78,6 +79,7 @@ class Recipe:
             the default of `GeodesicSGD`, for `momentum` however many flip.
         base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
         decay_all: also decay biases and the scales and shifts of batch normalisation.
+        base_point_start: how far from the centre base points start, as a share of the radius.
         base_point_step: "exp0", "literal", "riemannian" or "toward", the rule that moves base
             points.
         clock: "epoch" or "step", at which the schedules of rivals move on (see `rivals`); as
@@ -104,6 +106,7 @@ class Recipe:
     r: float = 0.05
     layer_r: str | None = None
     granularity: str = "filter"
+    epc_size: int = 2
     epochs: int = 1
     stop_epoch: int | None = None
     batch_size: int = 32
@@ -124,6 +127,7 @@ class Recipe:
     flip_memory: float | None = None
     base_point_decay: float | None = None
     decay_all: bool = False
+    base_point_start: float = 0.0
     base_point_step: str = "exp0"
     clock: str = "epoch"
     label_smoothing: float = 0.0
@@ -133,7 +137,7 @@ class Recipe:
     paper_top5: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "epc_size"):
             self._require(name, getattr(self, name) >= 1, "a whole number, 1 or above")
         rates = ("learning_rate", "threshold_rate", "convolution_rate", "base_point_rate")
         for name in (*rates, "width", "r"):
@@ -162,7 +166,7 @@ class Recipe:
             self.flip_memory is None or 0 < self.flip_memory <= 1,
             "none, or a share of the weights, above 0 and at most 1",
         )
-        for name in ("momentum", "label_smoothing"):
+        for name in ("momentum", "label_smoothing", "base_point_start"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("hold_out", self.hold_out >= 0, "a whole number, 0 or above")
         self._require(

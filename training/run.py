@@ -37,14 +37,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hbnn_larq import plots, span
+from hbnn_larq import span
 from hbnn_larq.arguments import require_whole
 from hbnn_larq.callbacks import FlipCounter, base_point_flips, base_point_shares, first_non_finite
 from hbnn_larq.doctor import examine_epoch
+from hbnn_larq.durations import duration
 from hbnn_larq.flip_rate import SETTLED_SUM, verdict
 from hbnn_larq.metrics import information_gain
 from hbnn_larq.rivals import begin_epoch, move_clock
-from hbnn_larq.training import checkpoints, data
+from hbnn_larq.training import checkpoints, data, pictures
 from hbnn_larq.training.models import build_model, build_optimizer
 from hbnn_larq.training.recipe import Recipe, listed
 from hbnn_larq.training.scalars import write_scalars
@@ -409,7 +410,7 @@ class _Run:
         step, moment = self.pace_from
         # Before the second step there is no pace yet: the time of the first is too much.
         taken, moment = (self.step - step, moment) if self.step > step else (1, self.started)
-        return _duration((time.monotonic() - moment) / taken * (self.steps - self.step))
+        return duration((time.monotonic() - moment) / taken * (self.steps - self.step))
 
     def _end_epoch(self) -> None:
         counter, recipe = self.counter, self.recipe
@@ -552,11 +553,7 @@ class _Run:
         if not self.writes:
             return results
         self._save_model(model)
-        label = recipe.kernel_quantizer or "float"
-        plots.learning_curves({label: self.history}, self.workdir / "learning_curves.png")
-        if self.counter.names:
-            asked = {} if recipe.flip_rate is None else {"expected": "asked for"}
-            plots.flips_per_layer(self.history, self.workdir / "flips.png", **asked)
+        pictures.draw(recipe, self.history, self.workdir)
         _write_text(self.workdir / "results.json", json.dumps(results, indent=2) + "\n")
         return results
 
@@ -670,14 +667,6 @@ def _shares(flips: dict[str, int], counter: FlipCounter) -> dict[str, float]:
 
 def _write_text(path: Path, text: str) -> None:
     checkpoints.atomic_write(path, lambda file: file.write(text.encode()))
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 def _versions() -> dict[str, str]:

@@ -30,6 +30,9 @@ class Preprocessing:
         scale: factor on the pixel values 0 to 255.
         mean: subtracted after scaling: one number, or one per channel.
         std: divisor, alike.
+
+    # Raises
+        ValueError: a number that is not finite, or a `scale` or `std` of 0.
     """
 
     scale: float = 1 / 255

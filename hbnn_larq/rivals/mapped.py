@@ -92,8 +92,9 @@ class Mapped(KernelQuantizer):
             part._kernel_dtype = self._kernel_dtype
         if self._read_kernel is not None:
             self.map._read_kernel = self._read_kernel
-            # What the host takes for its latent kernel.
-            self.host._read_kernel = lambda: self.map.image(self.read_latent())
+            if isinstance(self.host, KernelQuantizer):  # a function keeps nothing, and is shared
+                # What the host takes for its latent kernel.
+                self.host._read_kernel = lambda: self.map.image(self.read_latent())
         for part in self._parts:
             part.build(shape)
 

@@ -54,6 +54,9 @@ class RankOneScale(tf.keras.layers.Layer):
         crashes. `hbnn_larq.edge.convert` refuses it beforehand. For deployment use
         `XNORPlusPlus`, whose factors per channel cost nothing.
 
+    # Raises
+        ValueError: built for inputs without a fixed height, width and number of channels.
+
     # References
         - [XNOR-Net++](https://arxiv.org/abs/1909.13863)
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_command", "refuse_converted", "voice"]
+__all__ = ["add_changes", "add_command", "apply_changes", "refuse_converted", "voice"]
 
 
 def add_command(
@@ -40,3 +40,45 @@ def voice(arguments: argparse.Namespace) -> Callable[[str], None]:
     """What prints a line of progress; standard output is left to the result where it is JSON."""
     stream = sys.stderr if arguments.json else sys.stdout
     return lambda line: print(line, file=stream, flush=True)
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Adds `--set` and `--keep-decay`, which change a recipe."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe; may be given several times",
+    )
+    parser.add_argument(
+        "--keep-decay",
+        action="store_true",
+        help="do not rescale latent_decay when the schedule changes",
+    )
+
+
+def apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, list[str]]:
+    """The recipe with --set applied and, unless refused, its decay rescaled."""
+    from hbnn_larq.training import data
+    from hbnn_larq.training.recipe import keep_decay_sum
+
+    changes = {}
+    for word in arguments.set:
+        field, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--set {word}: write it as FIELD=VALUE, such as --set epochs=20")
+        changes[field] = value
+    recipe = original.changed(**changes)
+    # How many pictures a user's folder holds is not known yet, and no recipe is made for them.
+    given = arguments.keep_decay or "latent_decay" in changes
+    if given or recipe == original or recipe.dataset == "pictures":
+        return recipe, []
+    recipe, notice = keep_decay_sum(
+        original,
+        recipe,
+        old_images=data.training_images(original.dataset) - original.hold_out,
+        new_images=data.training_images(recipe.dataset) - recipe.hold_out,
+        decouple="decay" not in changes,
+    )
+    return recipe, [notice] if notice else []

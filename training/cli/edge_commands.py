@@ -9,7 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hbnn_larq.training.cli.commands import add_command, refuse_converted
+from hbnn_larq.training.cli.commands import (
+    add_changes,
+    add_command,
+    apply_changes,
+    refuse_converted,
+    voice,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,6 +110,7 @@ def register(commands: Any) -> None:
                         help="a recipe's name, a run folder or a model file")  # fmt: skip
     doctor.add_argument("--data", metavar="NAME|DIR",
                         help="data set whose test images to look at, or its folder")  # fmt: skip
+    add_changes(doctor)
     doctor.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -255,6 +262,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"hbnn doctor: there is no file or folder {subject!r}, and {error}"
             ) from None
+        recipe, notices = apply_changes(recipe, arguments)
+        for notice in notices:
+            voice(arguments)(f"decay    {notice}")
         dataset = _bundled(arguments.data or recipe.dataset)
         shape, classes = ((32, 32, 3), 10) if dataset is None else (
             dataset.image_shape,
@@ -262,6 +272,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         model = models.build_model(recipe, shape, classes)
     else:
+        if arguments.set:
+            raise ValueError(
+                f"hbnn doctor --set {arguments.set[0]}: {subject} is trained already, by the "
+                "recipe beside it; only a recipe of `hbnn recipes` can be changed."
+            )
         model, recipe = _load(subject, "hbnn doctor")
         if arguments.data or recipe is None or _needs_no_files(recipe.dataset):
             dataset = _data_of(model, recipe, arguments.data)

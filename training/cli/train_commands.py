@@ -1,4 +1,4 @@
-"""`hbnn demo`, `recipes`, `train`, `evaluate`, `compare` and `search`."""
+"""`hbnn demo`, `recipes`, `train`, `evaluate`, `plot`, `compare` and `search`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hbnn_larq.training.cli.commands import add_command, refuse_converted, voice
+from hbnn_larq.training.cli.commands import (
+    add_changes,
+    add_command,
+    apply_changes,
+    refuse_converted,
+    voice,
+)
 
 __all__ = ["register"]
 
@@ -35,6 +41,7 @@ def register(commands: Any) -> None:
         "hbnn recipes cifar10-resnet18",
     )
     recipes.add_argument("name", nargs="?", help="show this one in full")
+    add_changes(recipes)
     recipes.add_argument("--json", action="store_true", help="print as JSON")
 
     train = add_command(
@@ -46,7 +53,7 @@ def register(commands: Any) -> None:
     )
     train.add_argument("name", help="a recipe of `hbnn recipes`")
     train.add_argument("--workdir", required=True, help="folder of the run")
-    _add_changes(train)
+    add_changes(train)
     _add_data(train)
     train.add_argument(
         "--strategy",
@@ -76,6 +83,26 @@ def register(commands: Any) -> None:
     _add_data(evaluate)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
+    plot = add_command(
+        commands,
+        "plot",
+        _plot,
+        "draw the learning curves and flips of runs, finished or not, or slices through the loss",
+        "hbnn plot runs/digits runs/asked -o plots",
+    )
+    plot.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run; several share axes")
+    plot.add_argument(
+        "-o", "--output", metavar="DIR", help="folder for the plots; default: that of a single run"
+    )
+    plot.add_argument("--surface", choices=("line", "plane"),
+                      help="instead: a slice through the loss of a finished run")  # fmt: skip
+    plot.add_argument("--points", type=int, default=15, metavar="N",
+                      help="of a surface, along each direction (%(default)s)")  # fmt: skip
+    plot.add_argument("--seed", type=int, default=0, help="of directions (%(default)s)")
+    plot.add_argument("--images", type=int, default=1000, metavar="N",
+                      help="of a surface, at most, for validation (%(default)s)")  # fmt: skip
+    plot.add_argument("--data", metavar="DIR", help="folder with the files of the data set")
+    plot.add_argument("--json", action="store_true", help="print the files as JSON")
     _register_studies(commands)
 
 
@@ -122,24 +149,9 @@ def _register_studies(commands: Any) -> None:
         study.add_argument("--workdir", required=True, help="folder of the study")
         study.add_argument("--seeds", type=int, default=3, metavar="N",
                            help="runs of each (%(default)s)")  # fmt: skip
-        _add_changes(study)
+        add_changes(study)
         _add_data(study)
         study.add_argument("--json", action="store_true", help="print the results as JSON")
-
-
-def _add_changes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the recipe; may be given several times",
-    )
-    parser.add_argument(
-        "--keep-decay",
-        action="store_true",
-        help="do not rescale latent_decay when the schedule changes",
-    )
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -166,6 +178,8 @@ def _recipes(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training.recipes import RECIPES, find
 
     if arguments.name is None:
+        if arguments.set:
+            raise ValueError(f"hbnn recipes --set {arguments.set[0]}: of which recipe? Name one.")
         if arguments.json:
             print(json.dumps([asdict(recipe) for recipe in RECIPES.values()], indent=2))
             return 0
@@ -177,8 +191,10 @@ def _recipes(arguments: argparse.Namespace) -> int:
         return 0
     from hbnn_larq.training.data import training_images
 
-    recipe = find(arguments.name)
-    forecast = recipe.forecast(training_images(recipe.dataset))
+    recipe, notices = apply_changes(find(arguments.name), arguments)
+    for notice in notices:
+        voice(arguments)(f"decay    {notice}")
+    forecast = recipe.forecast(training_images(recipe.dataset) - recipe.hold_out)
     if arguments.json:
         print(json.dumps({**asdict(recipe), "forecast": asdict(forecast)}, indent=2))
         return 0
@@ -198,7 +214,7 @@ def _train(arguments: argparse.Namespace) -> int:
     # Before anything else: collective operations can only be set up at the start.
     strategy = make_strategy(arguments.strategy)
     original = find(arguments.name)
-    recipe, notices = _apply_changes(original, arguments)
+    recipe, notices = apply_changes(original, arguments)
     dataset = data.load(
         recipe.dataset,
         arguments.data,
@@ -235,32 +251,6 @@ def _train(arguments: argparse.Namespace) -> int:
         )
     print(f"saved    {Path(arguments.workdir) / 'model.keras'}, results.json and plots beside it")
     return 0
-
-
-def _apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, list[str]]:
-    """The recipe with --set applied and, unless refused, its decay rescaled."""
-    from hbnn_larq.training import data
-    from hbnn_larq.training.recipe import keep_decay_sum
-
-    changes = {}
-    for word in arguments.set:
-        field, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"--set {word}: write it as FIELD=VALUE, such as --set epochs=20")
-        changes[field] = value
-    recipe = original.changed(**changes)
-    # How many pictures a user's folder holds is not known yet, and no recipe is made for them.
-    given = arguments.keep_decay or "latent_decay" in changes
-    if given or recipe == original or recipe.dataset == "pictures":
-        return recipe, []
-    recipe, notice = keep_decay_sum(
-        original,
-        recipe,
-        old_images=data.training_images(original.dataset) - original.hold_out,
-        new_images=data.training_images(recipe.dataset) - recipe.hold_out,
-        decouple="decay" not in changes,
-    )
-    return recipe, [notice] if notice else []
 
 
 def _describe(
@@ -350,7 +340,7 @@ def _study(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     from hbnn_larq.training.recipes import find
 
     say = voice(arguments)
-    recipe, notices = _apply_changes(find(arguments.name), arguments)
+    recipe, notices = apply_changes(find(arguments.name), arguments)
     for notice in notices:
         say(f"decay    {notice}")
     dataset = data.load(
@@ -361,6 +351,32 @@ def _study(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
         say=say,
     )
     return recipe, dataset, say
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.training import pictures
+
+    runs, say = arguments.runs, voice(arguments)
+    if len(runs) > 1 and arguments.surface:
+        raise ValueError(f"hbnn plot --surface {arguments.surface}: of one run; {len(runs)} given.")
+    if len(runs) > 1 and arguments.output is None:
+        raise ValueError("hbnn plot: several runs share no folder; name one with -o DIR.")
+    if arguments.surface:
+        written = pictures.slice_loss(
+            runs[0],
+            arguments.surface,
+            points=arguments.points,
+            seed=arguments.seed,
+            images=arguments.images,
+            data_folder=arguments.data,
+            output=arguments.output,
+            say=say,
+        )
+    else:
+        written = pictures.plot(runs, arguments.output, say=say)
+    names = [str(path) for path in written]
+    print(json.dumps(names) if arguments.json else "\n".join(names))
+    return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
