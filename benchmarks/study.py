@@ -257,6 +257,34 @@ MAPS = {
     + (":base_point_step=toward:base_point_rate=5" if _has_map(words) else "")
     for words in (PLAIN, *_MAPS, *_HOSTS)
 }
+# What of the asked flips matters: the default with one thing changed. These choose nothing.
+VARIED = {
+    PLAIN: GEODESIC_MEMORY,
+    **{
+        change: f"{GEODESIC_MEMORY}:{change}"
+        for change in (
+            "schedule=linear",
+            "warmup_epochs=1",
+            "flip_granularity=layer",
+            "flip_direction=adaptive",
+            "flip_direction=sign",
+        )
+    },
+    "momentum=0": f"{GEODESIC_MEMORY}:momentum=0".replace(":flip_memory=0.07", ""),
+}
+# Which half of a rival it is, the kernel or the activation, under the default.
+HALVES = {
+    words: GEODESIC_MEMORY.replace(PLAIN, words, 1)
+    for words in (
+        PLAIN,
+        "ste_sign:input_quantizer=rbnn_sign",
+        "rbnn",
+        "rbnn:input_quantizer=rbnn_sign",
+        "ste_sign:input_quantizer=ede_sign",
+        "irnet",
+        "irnet:input_quantizer=ede_sign",
+    )
+}
 # A second look at what the maps gained there, on seeds of its own. With the map 1.2 % of the
 # weights flip where 1.0 % are asked for, so plain sign is asked for as many as well.
 CONFIRMING = range(50, 60)
@@ -265,6 +293,7 @@ CONFIRMED = (
     MAPS[PLAIN].replace("flip_rate=0.02", "flip_rate=0.0225"),
     MAPS["hyperbolic:r=0.05"],
 )
+CONFIRMED_HALVES = (HALVES[PLAIN], HALVES["ste_sign:input_quantizer=rbnn_sign"])
 # What of a base point matters: trained or fixed, decayed, by which rule; where flips are plenty
 # and, last, where they are scarce.
 _AT, _STARVED = ":learning_rate=0.1:decay_sum=0.3", ":learning_rate=0.03:decay_sum=0.1"
@@ -285,13 +314,40 @@ POINTS = (
     "hyperbolic_boundary:r=1" + _AT,
     "epc:r=0.05" + _AT,
     "epc:r=1:granularity=layer" + _AT,
+    "hyperbolic:r=0.05:base_point_start=0.5" + _AT,
+    _WIDE + ":base_point_start=0.5" + _AT,
+    "epc:r=1:granularity=layer:epc_size=4" + _AT,
     PLAIN + _STARVED,
     "hyperbolic:r=0.05" + _STARVED,
     _WIDE + _STARVED,
+    _WIDE + ":base_point_start=0.5" + _STARVED,
     "epc:r=0.05" + _STARVED,
+    "epc:r=1:granularity=layer" + _STARVED,
+    "epc:r=1:granularity=layer:epc_size=4" + _STARVED,
 )
+# Where base points start and how many there are in a chain, under the default.
+STARTS = {
+    words: MAPS.get(words)
+    or GEODESIC_MEMORY.replace(PLAIN, words, 1) + ":base_point_step=toward:base_point_rate=5"
+    for words in (
+        PLAIN,
+        "hyperbolic:r=0.05",
+        "hyperbolic:r=0.05:base_point_start=0.3",
+        "hyperbolic:r=0.05:base_point_start=0.7",
+        "epc:r=0.05",
+        "epc:r=0.05:epc_size=3",
+        "epc:r=0.05:epc_size=4",
+    )
+}
 # Those without a map by Adam, the optimizer of most users, each over a grid of its own.
 METHODS_ADAM = {words: f"{words}:optimizer=adam" for words in METHODS if not _has_map(words)}
+# Rivals with a schedule, which moves once an epoch as published; in five epochs it then ends early.
+SCHEDULED = tuple(
+    words
+    for words in METHODS_ADAM
+    if words.startswith(("irnet", "recu", "rbnn", "md_tanh_s", "fda", "slb"))
+)
+AT_EACH_STEP = ":clock=step"
 FLOAT = "float"
 FLOAT_ADAM = "float:optimizer=adam:learning_rate=0.003"
 
@@ -466,6 +522,14 @@ def tuned(case: str, results: Results, methods: tuple[str, ...] = METHODS) -> It
                 yield Run(case, best, seed)
 
 
+def clock(case: str, results: Results) -> Iterator[Run]:
+    """Rivals whose schedules move at each step, where they have rows by the epoch already."""
+    for words in SCHEDULED:
+        for by_epoch in (ASKED[words], results.best_of_grid(case, METHODS_ADAM[words])):
+            if by_epoch is not None:
+                yield from (Run(case, by_epoch + AT_EACH_STEP, seed) for seed in SEEDS)
+
+
 def placebo(case: str, results: Results) -> Iterator[Run]:
     """Tuned plain sign once more, on other seeds."""
     best = results.best_of_grid(case)
@@ -498,10 +562,15 @@ PARTS = {
     "matched": publishing(*MATCHED, FLOAT),  # same learning rate and sum of lr * decay
     "asked": publishing(*ASKED.values()),
     "maps": publishing(*MAPS.values()),
+    "varied": publishing(*VARIED.values()),
+    "halves": publishing(*HALVES.values()),
+    "starts": publishing(*STARTS.values()),
     "confirm": publishing(*CONFIRMED, seeds=CONFIRMING),
+    "confirm_halves": publishing(*CONFIRMED_HALVES, seeds=CONFIRMING),
     "points": publishing(*POINTS),
     "tuned": tuned,
     "tuned_adam": lambda case, results: tuned(case, results, tuple(METHODS_ADAM.values())),
+    "clock": clock,
     "placebo": placebo,
 }
 SHORT_RUNS_FIRST = (
@@ -601,6 +670,23 @@ PLAN = [
     ("asked", "textures-vgg-5"),
     ("asked", "textures-bireal18-5"),
     ("asked", "textures-vgg-20"),
+    ("asked", "textures-resnet18-5"),
+    ("asked", "digits-vgg-20"),
+    ("matched", "textures-vgg-5"),
+    ("asked", "digits-vgg-60"),
+    ("tuned_adam", "digits-vgg-5"),
+    ("halves", "textures-bireal18-5"),
+    ("confirm_halves", "textures-bireal18-5"),
+    ("halves", "textures-resnet18-5"),
+    ("halves", "textures-vgg-5"),
+    ("starts", "digits-vgg-5"),
+    ("starts", "textures-vgg-5"),
+    *[
+        ("varied", case)
+        for case in ("textures-vgg-5", "textures-resnet18-5", "digits-vgg-5", "digits-vgg-20")
+    ],
+    ("clock", "textures-vgg-5"),
+    ("clock", "digits-vgg-5"),
     ("placebo", "textures-vgg-5"),
     ("lead", "digits-vggsmall-5"),
     ("lead", "textures-bireal18-20"),

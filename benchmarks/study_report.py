@@ -12,8 +12,10 @@ from typing import Any
 from study import (
     ADAM_VARIANTS,
     ASKED,
+    AT_EACH_STEP,
     CHOOSING,
     CONFIRMED,
+    CONFIRMED_HALVES,
     CONFIRMING,
     DEVELOPMENT,
     FLOAT,
@@ -26,6 +28,7 @@ from study import (
     GEODESIC_MOMENTUM,
     GEODESIC_THRESHOLDS,
     GRID,
+    HALVES,
     LOOKED_AT,
     MAPS,
     MATCHED,
@@ -44,10 +47,13 @@ from study import (
     PLAIN_DECOUPLED_THRESHOLDS,
     PLAN,
     POINTS,
+    SCHEDULED,
     SEEDS,
+    STARTS,
     THRESHOLD_VARIANTS,
     THRESHOLDS_ON,
     VARIANTS,
+    VARIED,
     Results,
     grid_of,
     point_of,
@@ -132,8 +138,18 @@ def write(results: Results, folder: Path) -> list[Path]:
             sections.append(_tuned_table(results, case, optimizer, methods))
     if _cases_of(results, ASKED):
         sections.append(_asked_table(results))
+    if _clock_rows(results):
+        sections.append(_clock_table(results))
+    if _cases_of(results, HALVES):
+        sections.append(_halves_table(results))
+    if _halves_again_rows(results):
+        sections.append(_halves_again_table(results))
+    if _cases_of(results, VARIED):
+        sections.append(_varied_table(results))
     if _cases_of(results, MAPS):
         sections.append(_maps_table(results))
+    if _cases_of(results, STARTS):
+        sections.append(_starts_table(results))
     if confirmed := _confirm_rows(results):
         title = "A second look at the map, on other seeds"
         sections.append(_section(title, _CONFIRM, confirmed))
@@ -620,11 +636,104 @@ def _maps_table(results: Results) -> str:
     return _section("Maps under the default of the library", prose, _maps_rows(results))
 
 
+def _varied_table(results: Results) -> str:
+    prose = (
+        f"`{GEODESIC_MEMORY}`, the default, and the same with one thing changed; "
+        "`momentum=0` is without memory too. These rows chose nothing."
+    )
+    return _section("The default with one thing changed", prose, _varied_rows(results))
+
+
+def _varied_rows(results: Results) -> str:
+    return _rows_under_one_setting(results, VARIED)
+
+
+def _halves_table(results: Results) -> str:
+    prose = (
+        f"`{GEODESIC_MEMORY}`, the default, with the kernel quantizer of a rival, its activation, "
+        "or both; `ste_sign` and the kernels named alone have the activation `approx_sign`."
+    )
+    return _section("Kernels and activations of two rivals apart", prose, _halves_rows(results))
+
+
+def _halves_rows(results: Results) -> str:
+    return _rows_under_one_setting(results, HALVES)
+
+
+def _halves_again_table(results: Results) -> str:
+    prose = (
+        f"The same two, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}, which had no part in anything."
+    )
+    return _section("RBNN's activation, on other seeds", prose, _halves_again_rows(results))
+
+
+def _halves_again_rows(results: Results) -> str:
+    plain, centred = CONFIRMED_HALVES
+    lines = ["| case | ste_sign | its activation rbnn_sign | difference |", "|---" * 4 + "|"]
+    for case in CASES:
+        found = [results.values(case, words, CONFIRMING, "test") for words in CONFIRMED_HALVES]
+        if any(len(values) < len(CONFIRMING) for values in found):
+            continue
+        rows = [_row(results, case, words, CONFIRMING)[0] for words in CONFIRMED_HALVES]
+        gain = _difference(results, case, centred, plain, CONFIRMING)
+        lines.append(f"| {' | '.join([_starred(case), *rows, gain])} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def _clock_table(results: Results) -> str:
+    prose = (
+        "Rivals whose schedules move once an epoch, as published, or at each step "
+        f"(`{AT_EACH_STEP[1:]}`), with asked flips as above and at the best point of the grid by "
+        "Adam that was searched by the epoch. Last columns: differences to the same by the epoch, "
+        "and to plain sign."
+    )
+    return _section("Schedules of rivals, by the epoch or by the step", prose, _clock_rows(results))
+
+
+def _clock_rows(results: Results) -> str:
+    lines = [
+        "| case | method | setting | by the epoch | by the step | difference | - plain sign |",
+        "|---" * 7 + "|",
+    ]
+    for case, words in itertools.product(CASES, SCHEDULED):
+        tuned = [results.best_of_grid(case, f"{which}:optimizer=adam") for which in (words, PLAIN)]
+        for setting, by_epoch, plain in (
+            ("asked flips", ASKED[words], ASKED[PLAIN]),
+            ("Adam, tuned", *tuned),
+        ):
+            if by_epoch is None or not _complete(results, case, by_epoch + AT_EACH_STEP):
+                continue
+            by_step = by_epoch + AT_EACH_STEP
+            cells = [
+                _starred(case),
+                words,
+                setting,
+                _row(results, case, by_epoch, SEEDS)[0],
+                _row(results, case, by_step, SEEDS)[0],
+                _gain(results, case, by_step, by_epoch),
+                _gain(results, case, by_step, plain),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
 _CONFIRM = (
     f"`{CONFIRMED[0]}`, the same asked for as many flips as happen behind the map, and "
     f"`{CONFIRMED[2]}`, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}. Differences are those of "
     "the map."
 )
+
+
+def _starts_table(results: Results) -> str:
+    prose = (
+        "The same, with base points that start in random directions at a share of the radius, and "
+        "chains of three and four; 0 and 2 are the defaults."
+    )
+    return _section("Where base points start, and how many there are", prose, _starts_rows(results))
+
+
+def _starts_rows(results: Results) -> str:
+    return _rows_under_one_setting(results, STARTS)
 
 
 def _confirm_rows(results: Results) -> str:
@@ -674,9 +783,10 @@ def _points_rows(results: Results) -> str:
 
 
 def _cases_of(results: Results, methods: dict[str, str]) -> list[str]:
-    """The cases in which more than plain sign was run."""
+    """The cases in which most methods were run: tables share some of their rows."""
     others = [words for name, words in methods.items() if name != PLAIN]
-    return [case for case in CASES if any(_complete(results, case, words) for words in others)]
+    done = {case: sum(_complete(results, case, words) for words in others) for case in CASES}
+    return [case for case in CASES if 2 * done[case] > len(others)]
 
 
 def _asked_rows(results: Results) -> str:
@@ -692,21 +802,27 @@ def _rows_under_one_setting(results: Results, methods: dict[str, str]) -> str:
     whole = [c for c in cases if all(_complete(results, c, words) for words in methods.values())]
     mean_of = "all" if whole == cases else ", ".join(whole)
     lines = [
-        "| method | "
-        + " | ".join(f"{case} | difference" for case in cases)
-        + f" | mean of {mean_of} |",
-        "|---" * (2 + 2 * len(cases)) + "|",
+        "| method | " + " | ".join(map(_starred, cases)) + f" | mean of {mean_of} |",
+        "|---" * (2 + len(cases)) + "|",
     ]
     for name, words in methods.items():
         cells = [name]
         for case in cases:
-            cells.append(_row(results, case, words, SEEDS)[0])
-            cells.append(
-                "-" if name == PLAIN else _difference(results, case, words, methods[PLAIN], SEEDS)
-            )
+            if not _complete(results, case, words):
+                cells.append("-")
+                continue
+            found = spread(results.values(case, words, SEEDS, "test"))
+            gain = None if name == PLAIN else _paired(results, case, words, methods[PLAIN])
+            gained = f", {_brief(gain)}" if gain else ""
+            cells.append(f"{found.mean:.1f} ± {found.std:.1f}{gained}")
         mean = None if name == PLAIN else _mean_gain(results, words, methods, whole)
-        lines.append(f"| {' | '.join(cells)} | {mean or '-'} |")
+        lines.append(f"| {' | '.join(cells)} | {'-' if mean is None else _brief(mean)} |")
     return "\n".join(lines) + "\n"
+
+
+def _brief(gain: Difference) -> str:
+    text = f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+    return text if gain.within_noise else f"**{text}**"
 
 
 def _mean_gain(
@@ -755,18 +871,24 @@ def _methods_plot(results: Results, path: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, columns = pyplot.subplots(
-        1, len(drawn), sharey=True, squeeze=False, figsize=(2.6 + 2.4 * len(drawn), 5.4),
+    across = min(4, len(drawn))
+    down = math.ceil(len(drawn) / across)
+    figure, grid = pyplot.subplots(
+        down, across, sharey=True, squeeze=False, figsize=(2.6 + 2.4 * across, 0.4 + 4.6 * down),
         layout="constrained",
     )  # fmt: skip
     names = [name for name in reversed(METHODS) if any(name in rows for rows in drawn.values())]
-    for axes, (title, rows) in zip(columns[0], drawn.items(), strict=True):
+    for axes in grid.flat[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, (title, rows) in zip(grid.flat, drawn.items(), strict=False):
         axes.axvline(0, color="black", linewidth=0.8)
         for name, row in rows.items():
             axes.plot([row.low, row.high], [names.index(name)] * 2, color="C0")
             axes.plot(row.mean, names.index(name), "o", color="C0")
         axes.set_title(title, fontsize=9)
-    columns[0][0].set_yticks(range(len(names)), names, fontsize=8)
+    grid[0, 0].set_yticks(range(len(names)), names)
+    for axes in grid[:, 0]:
+        axes.tick_params("y", labelsize=8)
     figure.supxlabel("test accuracy minus that of plain sign (points, 95 % interval)", fontsize=9)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -885,7 +1007,12 @@ TABLES = {
     "<!-- high -->": _high_rows,
     "<!-- memory -->": _memory_rows,
     "<!-- asked -->": _asked_rows,
+    "<!-- clock -->": _clock_rows,
+    "<!-- halves -->": _halves_rows,
+    "<!-- halves again -->": _halves_again_rows,
+    "<!-- varied -->": _varied_rows,
     "<!-- maps -->": _maps_rows,
+    "<!-- starts -->": _starts_rows,
     "<!-- confirm -->": _confirm_rows,
     "<!-- points -->": _points_rows,
 }

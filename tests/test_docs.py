@@ -1,6 +1,7 @@
 """The pages hang together: all are in the menu, and links inside the project lead somewhere."""
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_files_named_in_the_text_exist(page):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["method", "rivals", "zoo"])
+@pytest.mark.parametrize("page", ["loss_surface", "method", "rivals", "zoo"])
 def test_code_runs_as_pasted(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
@@ -41,6 +42,35 @@ def test_code_runs_as_pasted(page, tmp_path, monkeypatch):
     scope: dict = {}
     for block in blocks:
         exec(compile(block, f"{page}.md", "exec"), scope)
+    if page == "zoo":
+        assert scope["logits"].argmax() == 2  # what the page says that the scan shows
+
+
+def test_anchors_within_the_pages_lead_to_headings():
+    """As mkdocs makes them of headings: small letters, words with hyphens, no other signs."""
+
+    def anchors(path):
+        headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+        return {re.sub(r"[ -]+", "-", re.sub(r"[^\w -]", "", text.lower())) for text in headings}
+
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]*#[^)\s]+)\)", page.read_text()):
+            path, _, anchor = link.partition("#")
+            if not path.startswith("http"):
+                target = (page.parent / path).resolve() if path else page
+                assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_public_functions_say_what_they_raise():
+    """Functions of the maps and the rivals whose arguments can be wrong."""
+    from hbnn_larq import epc, poincare
+
+    for module in (poincare, epc):
+        for name in module.__all__:
+            found = getattr(module, name)
+            of_maps = inspect.isfunction(found) and name != "put_in_ball"  # given what is checked
+            if of_maps and "r" in inspect.signature(found).parameters:
+                assert "# Raises" in found.__doc__, f"{module.__name__}.{name}"
 
 
 def test_no_docstring_lost_a_backslash():

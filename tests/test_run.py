@@ -14,7 +14,7 @@ from tensorflow.python.framework import ops
 
 from hbnn_larq import edge, flip_rate
 from hbnn_larq.callbacks import FlipCounter
-from hbnn_larq.rivals import scheduled_quantizers
+from hbnn_larq.rivals import progress, scheduled_quantizers
 from hbnn_larq.training import checkpoints, data, models, run, steps
 from hbnn_larq.training.recipe import Recipe
 
@@ -427,7 +427,8 @@ def test_an_early_stop_ends_on_the_unchanged_schedule(tmp_path, tiny, unbroken):
 @pytest.mark.parametrize(("clock", "rests"), [("epoch", 4), ("step", 1)])
 def test_the_clock_of_rivals_moves_as_told(tmp_path, tiny, monkeypatch, clock, rests):
     """Along the whole schedule of 12 steps, 4 an epoch, wherever the run stops."""
-    seen, step = [], steps.TrainStep.__call__
+    seen, fitted, step = [], [], steps.TrainStep.__call__
+    monkeypatch.setattr(progress.Scheduled, "begin_epoch", lambda self: fitted.append(len(seen)))
 
     def noted(self, images, labels):
         seen.append({float(q.progress) for q in scheduled_quantizers(model)})
@@ -444,6 +445,7 @@ def test_the_clock_of_rivals_moves_as_told(tmp_path, tiny, monkeypatch, clock, r
     recipe = TINY.changed(kernel_quantizer="irnet", clock=clock, stop_epoch=2)
     run.fit(recipe, tmp_path, dataset=tiny, say=silent)
     assert seen == [{float(np.float32(step // rests * rests / 12))} for step in range(8)]
+    assert set(fitted) == {0, 4}  # rotations and the like: by the epoch, however the clock moves
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])

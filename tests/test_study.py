@@ -380,13 +380,13 @@ def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_pa
     head, _, *rows = study_report.TABLES["<!-- asked -->"](results).splitlines()
     assert len(rows) == 12
     assert [cell.strip() for cell in head.strip("|").split("|")] == [
-        "method", small, "difference", large, "difference", "mean of all",
+        "method", f"{small}*", f"{large}*", "mean of all",
     ]  # fmt: skip
     cells = {row.split(" | ")[0]: row.strip(" |").split(" | ") for row in rows}
-    assert cells["| ste_sign"][1:] == ["70.00 ± 0.00 (5)", "-", "50.00 ± 0.00 (5)", "-", "-"]
+    assert cells["| ste_sign"][1:] == ["70.0 ± 0.0", "50.0 ± 0.0", "-"]
     mine = cells["| irnet:input_quantizer=ede_sign"]
-    assert mine[1] == "82.00 ± 1.58 (5)" and mine[2].startswith("+12.00 [+10.04, +13.96]")
-    assert mine[5] == "+1.00 [+1.00, +1.00]"
+    assert mine[1] == "82.0 ± 1.6, **+12.0 [+10.0, +14.0]**"
+    assert mine[3] == "**+1.0 [+1.0, +1.0]**"
 
 
 def test_maps_looked_at_together_get_wider_intervals(study, tmp_path):
@@ -400,10 +400,9 @@ def test_maps_looked_at_together_get_wider_intervals(study, tmp_path):
         results.lines["digits-vgg-5", boundary, seed]["test"] += seed
     rows = study_report.TABLES["<!-- maps -->"](results).splitlines()
     (row,) = [row for row in rows if row.startswith("| hyperbolic_boundary:r=1 |")]
-    _, mine, alone, together = row.strip("| ").split(" | ")
-    assert mine == "72.00 ± 1.58 (5)"
-    assert alone == "+2.00 [+0.04, +3.96]"
-    assert together == "+2.00 [-2.16, +6.16], within noise"
+    _, alone, together = row.strip("| ").split(" | ")
+    assert alone == "72.0 ± 1.6, **+2.0 [+0.0, +4.0]**"
+    assert together == "+2.0 [-2.2, +6.2]"
 
 
 def test_a_mean_over_cases_is_one_over_the_same_cases(study, tmp_path):
@@ -423,9 +422,53 @@ def test_a_mean_over_cases_is_one_over_the_same_cases(study, tmp_path):
         (row,) = [row for row in rows if row.startswith("| hyperbolic:r=0.05 |")]
         return head.split(" | ")[-1], row.split(" | ")[-1]
 
-    assert shown() == ("mean of all |", "+2.00 [+2.00, +2.00] |")
+    assert shown() == ("mean of all |", "**+2.0 [+2.0, +2.0]** |")
     del results.lines[large, study.MAPS["epc:r=0.05"], 4]  # a run that is still missing
-    assert shown() == (f"mean of {small} |", "+1.00 [+1.00, +1.00] |")
+    assert shown() == (f"mean of {small} |", "**+1.0 [+1.0, +1.0]** |")
+
+
+def test_a_clock_by_the_step_stands_beside_that_by_the_epoch(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    assert study_report.TABLES["<!-- clock -->"](results) == ""
+    finish(study, results, "asked", case="digits-vgg-5", test=70.0)
+    finish(study, results, "clock", case="digits-vgg-5", test=70.0)
+    slb = study.ASKED["slb"]
+    for seed in study.SEEDS:
+        results.lines["digits-vgg-5", slb, seed]["test"] += 1.0
+        results.lines["digits-vgg-5", slb + ":clock=step", seed]["test"] += 4.0 + seed
+    _, _, *rows = study_report.TABLES["<!-- clock -->"](results).splitlines()
+    assert len(rows) == 6  # no grid by Adam here, and no row for it
+    (row,) = [row for row in rows if "| slb |" in row]
+    assert row.strip("| ").split(" | ") == [
+        "digits-vgg-5*", "slb", "asked flips", "71.00 ± 0.00 (5)", "76.00 ± 1.58 (5)",
+        "+5.00 [+3.04, +6.96]", "+6.00 [+4.04, +7.96]",
+    ]  # fmt: skip
+
+
+def test_scheduled_rivals_of_the_study_are_those_that_hold_a_clock(study):
+    import larq as lq
+    import numpy as np
+
+    from hbnn_larq import rivals
+
+    for words in study.METHODS_ADAM:
+        alias, *fields = words.split(":")
+        inputs = dict(field.split("=") for field in fields).get("input_quantizer", "approx_sign")
+        layer = lq.layers.QuantDense(2, input_quantizer=inputs, kernel_quantizer=alias)
+        layer.build((None, 3))
+        layer(np.ones((1, 3), "float32"))
+        assert any(rivals.scheduled_quantizers(layer)) == (words in study.SCHEDULED), words
+
+
+def test_the_default_is_varied_one_thing_at_a_time(study):
+    default = study.recipe_of("digits-vgg-5", study.GEODESIC_MEMORY, seed=0)
+    for change, words in study.VARIED.items():
+        recipe = study.recipe_of("digits-vgg-5", words, seed=0)
+        changed = set(default.differences(recipe))
+        wanted = {"momentum", "flip_memory"} if change == "momentum=0" else {change.split("=")[0]}
+        assert changed == (set() if change == study.PLAIN else wanted)
 
 
 def test_a_second_look_is_paired_on_seeds_of_its_own(study, tmp_path):
