@@ -252,11 +252,18 @@ _MAPS = (
     "recu+hyperbolic:input_quantizer=recu_sign",
 )
 _HOSTS = ("irnet:input_quantizer=ede_sign", "recu:input_quantizer=recu_sign")
-MAPS = {
-    words: GEODESIC_MEMORY.replace(PLAIN, words, 1)
-    + (":base_point_step=toward:base_point_rate=5" if _has_map(words) else "")
-    for words in (PLAIN, *_MAPS, *_HOSTS)
-}
+
+
+def under_default(*methods: str) -> dict[str, str]:
+    """Each method under the default of the library."""
+    return {
+        words: GEODESIC_MEMORY.replace(PLAIN, words, 1)
+        + (":base_point_step=toward:base_point_rate=5" if _has_map(words) else "")
+        for words in methods
+    }
+
+
+MAPS = under_default(PLAIN, *_MAPS, *_HOSTS)
 # What of the asked flips matters: the default with one thing changed. These choose nothing.
 VARIED = {
     PLAIN: GEODESIC_MEMORY,
@@ -273,18 +280,15 @@ VARIED = {
     "momentum=0": f"{GEODESIC_MEMORY}:momentum=0".replace(":flip_memory=0.07", ""),
 }
 # Which half of a rival it is, the kernel or the activation, under the default.
-HALVES = {
-    words: GEODESIC_MEMORY.replace(PLAIN, words, 1)
-    for words in (
-        PLAIN,
-        "ste_sign:input_quantizer=rbnn_sign",
-        "rbnn",
-        "rbnn:input_quantizer=rbnn_sign",
-        "ste_sign:input_quantizer=ede_sign",
-        "irnet",
-        "irnet:input_quantizer=ede_sign",
-    )
-}
+HALVES = under_default(
+    PLAIN,
+    "ste_sign:input_quantizer=rbnn_sign",
+    "rbnn",
+    "rbnn:input_quantizer=rbnn_sign",
+    "ste_sign:input_quantizer=ede_sign",
+    "irnet",
+    "irnet:input_quantizer=ede_sign",
+)
 # A second look at what the maps gained there, on seeds of its own. With the map 1.2 % of the
 # weights flip where 1.0 % are asked for, so plain sign is asked for as many as well.
 CONFIRMING = range(50, 60)
@@ -293,6 +297,8 @@ CONFIRMED = (
     MAPS[PLAIN].replace("flip_rate=0.02", "flip_rate=0.0225"),
     MAPS["hyperbolic:r=0.05"],
 )
+# What the activation gives to the usual optimizer, tuned.
+PLAIN_ADAM_ACTIVATION = f"{PLAIN}:input_quantizer=rbnn_sign:optimizer=adam"
 CONFIRMED_HALVES = (HALVES[PLAIN], HALVES["ste_sign:input_quantizer=rbnn_sign"])
 # What of a base point matters: trained or fixed, decayed, by which rule; where flips are plenty
 # and, last, where they are scarce.
@@ -326,19 +332,15 @@ POINTS = (
     "epc:r=1:granularity=layer:epc_size=4" + _STARVED,
 )
 # Where base points start and how many there are in a chain, under the default.
-STARTS = {
-    words: MAPS.get(words)
-    or GEODESIC_MEMORY.replace(PLAIN, words, 1) + ":base_point_step=toward:base_point_rate=5"
-    for words in (
-        PLAIN,
-        "hyperbolic:r=0.05",
-        "hyperbolic:r=0.05:base_point_start=0.3",
-        "hyperbolic:r=0.05:base_point_start=0.7",
-        "epc:r=0.05",
-        "epc:r=0.05:epc_size=3",
-        "epc:r=0.05:epc_size=4",
-    )
-}
+STARTS = under_default(
+    PLAIN,
+    "hyperbolic:r=0.05",
+    "hyperbolic:r=0.05:base_point_start=0.3",
+    "hyperbolic:r=0.05:base_point_start=0.7",
+    "epc:r=0.05",
+    "epc:r=0.05:epc_size=3",
+    "epc:r=0.05:epc_size=4",
+)
 # Those without a map by Adam, the optimizer of most users, each over a grid of its own.
 METHODS_ADAM = {words: f"{words}:optimizer=adam" for words in METHODS if not _has_map(words)}
 # Rivals with a schedule, which moves once an epoch as published; in five epochs it then ends early.
@@ -555,6 +557,7 @@ PARTS = {
     "adam_momentum": tuning(PLAIN_ADAM_MOMENTUM),
     "thresholds_on": trying(THRESHOLDS_ON),
     "adam_thresholds": tuning(PLAIN_ADAM_THRESHOLDS),
+    "adam_activation": tuning(PLAIN_ADAM_ACTIVATION),
     "adam_convolutions": tuning(PLAIN_ADAM_CONVOLUTIONS),
     "decoupled_thresholds": tuning(PLAIN_DECOUPLED_THRESHOLDS),
     "float": publishing(FLOAT),  # the same net with real weights and activations
@@ -677,6 +680,9 @@ PLAN = [
     ("tuned_adam", "digits-vgg-5"),
     ("halves", "textures-bireal18-5"),
     ("confirm_halves", "textures-bireal18-5"),
+    ("adam_activation", "textures-bireal18-5"),
+    ("confirm_halves", "textures-bireal18-20"),
+    ("confirm_halves", "textures-resnet18-20"),
     ("halves", "textures-resnet18-5"),
     ("halves", "textures-vgg-5"),
     ("starts", "digits-vgg-5"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from study import (
     ADAM_VARIANTS,
@@ -136,25 +137,9 @@ def write(results: Results, folder: Path) -> list[Path]:
     for (optimizer, methods), case in itertools.product(TUNED_METHODS.items(), CASES):
         if _tuned_rivals(results, case, methods):
             sections.append(_tuned_table(results, case, optimizer, methods))
-    if _cases_of(results, ASKED):
-        sections.append(_asked_table(results))
-    if _clock_rows(results):
-        sections.append(_clock_table(results))
-    if _cases_of(results, HALVES):
-        sections.append(_halves_table(results))
-    if _halves_again_rows(results):
-        sections.append(_halves_again_table(results))
-    if _cases_of(results, VARIED):
-        sections.append(_varied_table(results))
-    if _cases_of(results, MAPS):
-        sections.append(_maps_table(results))
-    if _cases_of(results, STARTS):
-        sections.append(_starts_table(results))
-    if confirmed := _confirm_rows(results):
-        title = "A second look at the map, on other seeds"
-        sections.append(_section(title, _CONFIRM, confirmed))
-    if any(_complete(results, case, POINTS[-1]) for case in CASES):
-        sections.append(_points_table(results))
+    for compared in COMPARED:
+        if rows := compared.rows(results):
+            sections.append(_section(compared.title, compared.prose, rows))
     if _methods_plot(results, images / "methods.png"):
         files.append(images / "methods.png")
         sections.append("![Difference to plain sign of each method](study/methods.png)\n")
@@ -224,8 +209,8 @@ def _row(results: Results, case: str, words: str, seeds: Any) -> tuple[str, str]
     return (f"{spread(test)} ({len(test)})" if test else "-"), shown
 
 
-def _complete(results: Results, case: str, words: str | None) -> bool:
-    return words is not None and len(results.values(case, words, SEEDS, "test")) == len(SEEDS)
+def _complete(results: Results, case: str, words: str | None, seeds: range = SEEDS) -> bool:
+    return words is not None and len(results.values(case, words, seeds, "test")) == len(seeds)
 
 
 def _tuned_points(results: Results, case: str, methods: Iterable[str]) -> dict[str, str]:
@@ -620,74 +605,16 @@ def _tuned_table(results: Results, case: str, optimizer: str, methods: dict[str,
     return "\n".join([*lines, ""])
 
 
-def _asked_table(results: Results) -> str:
-    prose = (
-        f"Each quantizer, with the activation that belongs to it, trained as `{ASKED[PLAIN]}`: the "
-        f"same asked flips, the same Adam for the rest, seeds {SEEDS[0]} to {SEEDS[-1]}. Test "
-        "accuracy, and difference to `ste_sign`. The last column is the difference of a seed's "
-        "mean over the cases of the row; its interval is widened for the "
-        f"{len(ASKED) - 1} methods that are looked at together."
-    )
-    return _section("Methods under one setting that is not tuned", prose, _asked_rows(results))
-
-
-def _maps_table(results: Results) -> str:
-    prose = f"The same with `{MAPS[PLAIN]}`, for maps of this library alone."
-    return _section("Maps under the default of the library", prose, _maps_rows(results))
-
-
-def _varied_table(results: Results) -> str:
-    prose = (
-        f"`{GEODESIC_MEMORY}`, the default, and the same with one thing changed; "
-        "`momentum=0` is without memory too. These rows chose nothing."
-    )
-    return _section("The default with one thing changed", prose, _varied_rows(results))
-
-
-def _varied_rows(results: Results) -> str:
-    return _rows_under_one_setting(results, VARIED)
-
-
-def _halves_table(results: Results) -> str:
-    prose = (
-        f"`{GEODESIC_MEMORY}`, the default, with the kernel quantizer of a rival, its activation, "
-        "or both; `ste_sign` and the kernels named alone have the activation `approx_sign`."
-    )
-    return _section("Kernels and activations of two rivals apart", prose, _halves_rows(results))
-
-
-def _halves_rows(results: Results) -> str:
-    return _rows_under_one_setting(results, HALVES)
-
-
-def _halves_again_table(results: Results) -> str:
-    prose = (
-        f"The same two, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}, which had no part in anything."
-    )
-    return _section("RBNN's activation, on other seeds", prose, _halves_again_rows(results))
-
-
 def _halves_again_rows(results: Results) -> str:
     plain, centred = CONFIRMED_HALVES
     lines = ["| case | ste_sign | its activation rbnn_sign | difference |", "|---" * 4 + "|"]
     for case in CASES:
-        found = [results.values(case, words, CONFIRMING, "test") for words in CONFIRMED_HALVES]
-        if any(len(values) < len(CONFIRMING) for values in found):
+        if not all(_complete(results, case, words, CONFIRMING) for words in CONFIRMED_HALVES):
             continue
         rows = [_row(results, case, words, CONFIRMING)[0] for words in CONFIRMED_HALVES]
         gain = _difference(results, case, centred, plain, CONFIRMING)
         lines.append(f"| {' | '.join([_starred(case), *rows, gain])} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
-
-
-def _clock_table(results: Results) -> str:
-    prose = (
-        "Rivals whose schedules move once an epoch, as published, or at each step "
-        f"(`{AT_EACH_STEP[1:]}`), with asked flips as above and at the best point of the grid by "
-        "Adam that was searched by the epoch. Last columns: differences to the same by the epoch, "
-        "and to plain sign."
-    )
-    return _section("Schedules of rivals, by the epoch or by the step", prose, _clock_rows(results))
 
 
 def _clock_rows(results: Results) -> str:
@@ -696,7 +623,7 @@ def _clock_rows(results: Results) -> str:
         "|---" * 7 + "|",
     ]
     for case, words in itertools.product(CASES, SCHEDULED):
-        tuned = [results.best_of_grid(case, f"{which}:optimizer=adam") for which in (words, PLAIN)]
+        tuned = [results.best_of_grid(case, METHODS_ADAM[which]) for which in (words, PLAIN)]
         for setting, by_epoch, plain in (
             ("asked flips", ASKED[words], ASKED[PLAIN]),
             ("Adam, tuned", *tuned),
@@ -717,25 +644,6 @@ def _clock_rows(results: Results) -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
-_CONFIRM = (
-    f"`{CONFIRMED[0]}`, the same asked for as many flips as happen behind the map, and "
-    f"`{CONFIRMED[2]}`, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}. Differences are those of "
-    "the map."
-)
-
-
-def _starts_table(results: Results) -> str:
-    prose = (
-        "The same, with base points that start in random directions at a share of the radius, and "
-        "chains of three and four; 0 and 2 are the defaults."
-    )
-    return _section("Where base points start, and how many there are", prose, _starts_rows(results))
-
-
-def _starts_rows(results: Results) -> str:
-    return _rows_under_one_setting(results, STARTS)
-
-
 def _confirm_rows(results: Results) -> str:
     lines = [
         "| case | plain sign | flips / step (%) | 2.25 % asked | flips / step (%) "
@@ -744,23 +652,12 @@ def _confirm_rows(results: Results) -> str:
     ]
     plain, more, behind = CONFIRMED
     for case in CASES:
-        rows = [_row(results, case, words, CONFIRMING) for words in CONFIRMED]
-        if any(
-            len(results.values(case, w, CONFIRMING, "test")) < len(CONFIRMING) for w in CONFIRMED
-        ):
+        if not all(_complete(results, case, words, CONFIRMING) for words in CONFIRMED):
             continue
+        rows = [_row(results, case, words, CONFIRMING) for words in CONFIRMED]
         gains = [_difference(results, case, behind, words, CONFIRMING) for words in (plain, more)]
         lines.append(f"| {' | '.join([_starred(case), *itertools.chain(*rows), *gains])} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
-
-
-def _points_table(results: Results) -> str:
-    prose = (
-        "By SGD with the usual decay, at the learning rate and sum of each row; differences are to "
-        "`ste_sign` at the same point. `base_point_rate=1e-9` is a base point that stays where it "
-        "starts, in the centre. The last column is the share of the signs that base points change."
-    )
-    return _section("What of a base point matters", prose, _points_rows(results))
 
 
 def _points_rows(results: Results) -> str:
@@ -779,7 +676,7 @@ def _points_rows(results: Results) -> str:
         share = results.values(case, words, SEEDS, "from_base_points")
         by_points = f"{100 * spread(share).mean:.1f}" if share else "-"
         lines.append(f"| {name} | {test} | {gain} | {flips} | {by_points} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
 def _cases_of(results: Results, methods: dict[str, str]) -> list[str]:
@@ -789,16 +686,10 @@ def _cases_of(results: Results, methods: dict[str, str]) -> list[str]:
     return [case for case in CASES if 2 * done[case] > len(others)]
 
 
-def _asked_rows(results: Results) -> str:
-    return _rows_under_one_setting(results, ASKED)
-
-
-def _maps_rows(results: Results) -> str:
-    return _rows_under_one_setting(results, MAPS)
-
-
 def _rows_under_one_setting(results: Results, methods: dict[str, str]) -> str:
     cases = _cases_of(results, methods)
+    if not cases:
+        return ""
     whole = [c for c in cases if all(_complete(results, c, words) for words in methods.values())]
     mean_of = "all" if whole == cases else ", ".join(whole)
     lines = [
@@ -1000,19 +891,90 @@ def _grid_plot(results: Results, case: str, path: Path) -> None:
     pyplot.close(figure)
 
 
-TABLES = {
+class Compared(NamedTuple):
+    """A table that stands on both pages; `rows` gives nothing while there is nothing to show."""
+
+    mark: str
+    title: str
+    prose: str
+    rows: Callable[[Results], str]
+
+
+COMPARED = (
+    Compared(
+        "asked",
+        "Methods under one setting that is not tuned",
+        f"Each quantizer, with the activation that belongs to it, trained as `{ASKED[PLAIN]}`: the "
+        f"same asked flips, the same Adam for the rest, seeds {SEEDS[0]} to {SEEDS[-1]}. Test "
+        "accuracy, and difference to `ste_sign`, bold where its interval leaves 0. The last column "
+        "is the difference of a seed's mean over the cases of the row; its interval is widened for "
+        f"the {len(ASKED) - 1} methods that are looked at together.",
+        partial(_rows_under_one_setting, methods=ASKED),
+    ),
+    Compared(
+        "clock",
+        "Schedules of rivals, by the epoch or by the step",
+        "Rivals whose schedules move once an epoch, as published, or at each step "
+        f"(`{AT_EACH_STEP[1:]}`), with asked flips as above and at the best point of the grid by "
+        "Adam that was searched by the epoch. Last columns: differences to the same by the epoch, "
+        "and to plain sign.",
+        _clock_rows,
+    ),
+    Compared(
+        "halves",
+        "Kernels and activations of two rivals apart",
+        f"`{GEODESIC_MEMORY}`, the default, with the kernel quantizer of a rival, its activation, "
+        "or both; `ste_sign` and the kernels named alone have the activation `approx_sign`.",
+        partial(_rows_under_one_setting, methods=HALVES),
+    ),
+    Compared(
+        "halves again",
+        "RBNN's activation, on other seeds",
+        f"The same two, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}, which had no part in anything.",
+        _halves_again_rows,
+    ),
+    Compared(
+        "varied",
+        "The default with one thing changed",
+        f"`{GEODESIC_MEMORY}`, the default, and the same with one thing changed; "
+        "`momentum=0` is without memory too. These rows chose nothing.",
+        partial(_rows_under_one_setting, methods=VARIED),
+    ),
+    Compared(
+        "maps",
+        "Maps under the default of the library",
+        f"The same with `{MAPS[PLAIN]}`, for maps of this library alone.",
+        partial(_rows_under_one_setting, methods=MAPS),
+    ),
+    Compared(
+        "starts",
+        "Where base points start, and how many there are",
+        "The same, with base points that start in random directions at a share of the radius, and "
+        "chains of three and four; 0 and 2 are the defaults.",
+        partial(_rows_under_one_setting, methods=STARTS),
+    ),
+    Compared(
+        "confirm",
+        "A second look at the map, on other seeds",
+        f"`{CONFIRMED[0]}`, the same asked for as many flips as happen behind the map, and "
+        f"`{CONFIRMED[2]}`, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}. Differences are those of "
+        "the map.",
+        _confirm_rows,
+    ),
+    Compared(
+        "points",
+        "What of a base point matters",
+        "By SGD with the usual decay, at the learning rate and sum of each row; differences are to "
+        "`ste_sign` at the same point. `base_point_rate=1e-9` is a base point that stays where it "
+        "starts, in the centre. The last column is the share of the signs that base points change.",
+        _points_rows,
+    ),
+)
+TABLES: dict[str, Callable[[Results], str]] = {
     "<!-- lead -->": _summary,
     "<!-- adam -->": _adam_rows,
     "<!-- thresholds -->": _threshold_rows,
     "<!-- high -->": _high_rows,
     "<!-- memory -->": _memory_rows,
-    "<!-- asked -->": _asked_rows,
-    "<!-- clock -->": _clock_rows,
-    "<!-- halves -->": _halves_rows,
-    "<!-- halves again -->": _halves_again_rows,
-    "<!-- varied -->": _varied_rows,
-    "<!-- maps -->": _maps_rows,
-    "<!-- starts -->": _starts_rows,
-    "<!-- confirm -->": _confirm_rows,
-    "<!-- points -->": _points_rows,
+    **{f"<!-- {compared.mark} -->": compared.rows for compared in COMPARED},
 }

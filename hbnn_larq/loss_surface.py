@@ -42,6 +42,7 @@ from larq.quantized_variable import QuantizedVariable
 from hbnn_larq import plots, poincare
 from hbnn_larq.arguments import is_number, require, require_whole
 from hbnn_larq.durations import duration
+from hbnn_larq.files import replaced
 from hbnn_larq.layer_quantizers import filter_axis, is_quantizer_state
 from hbnn_larq.optimizers import is_base_point, is_latent
 from hbnn_larq.quantizers import BallQuantizer
@@ -253,14 +254,9 @@ class Surface:
             itertools.product(*self.axes), self.loss.flat, self.accuracy.flat, strict=True
         ):
             rows.writerow([*map(float, [*at, *figures]), self.relaxed, *moved.values()])
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
+        with replaced(path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return Path(path)
 
     @classmethod
     def from_csv(cls, path: str | Path) -> Surface:

@@ -7,6 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from hbnn_larq.files import replaced
+
 __all__ = ["accuracies", "flips_of_runs", "flips_per_layer", "learning_curves", "radius_study"]
 
 MOST_NAMED = 12  # more names than that leave no room for the lines
@@ -85,10 +87,7 @@ def flips_per_layer(
     if "flips_predicted" in rows[0]:
         predicted = [100 * row["flips_predicted"] for row in rows]
         steps.plot(epochs, predicted, f"{_dot(rows)}--", color="black", label=expected)
-    _over_epochs(steps, initial)
-    steps.set(ylabel="weights that flip per step (%)", ylim=(0, None))
-    highest = max(initial.dataLim.y1, 57)  # half of them where a net knows its start no more
-    initial.set(ylabel="weights that differ from the start (%)", ylim=(0, 1.05 * highest))
+    _label_flips(steps, initial)
     if steps.get_legend_handles_labels()[0]:
         steps.legend(fontsize="small")
     return _write(figure, path)
@@ -115,10 +114,7 @@ def flips_of_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: st
         if "flips_predicted" in rows[0]:
             predicted = [100 * row["flips_predicted"] for row in rows]
             steps.plot(epochs, predicted, f"{dot}--", **style)
-    _over_epochs(steps, initial)
-    steps.set(ylabel="weights that flip per step (%)", ylim=(0, None))
-    highest = max(initial.dataLim.y1, 57)  # half of them where a net knows its start no more
-    initial.set(ylabel="weights that differ from the start (%)", ylim=(0, 1.05 * highest))
+    _label_flips(steps, initial)
     initial.legend(fontsize="small")
     return _write(figure, path)
 
@@ -195,6 +191,13 @@ def _over_epochs(*axes: Any) -> None:
         each.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def _label_flips(steps: Any, initial: Any) -> None:
+    _over_epochs(steps, initial)
+    steps.set(ylabel="weights that flip per step (%)", ylim=(0, None))
+    highest = max(initial.dataLim.y1, 57)  # half of them where a net knows its start no more
+    initial.set(ylabel="weights that differ from the start (%)", ylim=(0, 1.05 * highest))
+
+
 def _dot(rows: Sequence[Any]) -> str:
     """A marker for runs of few epochs, whose lines are short, or no line at all."""
     return "." if len(rows) < 10 else ""
@@ -208,11 +211,6 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _write(figure: Any, path: str | Path) -> Path:
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replaced(path) as temporary:
         figure.savefig(temporary, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)

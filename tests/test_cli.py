@@ -135,6 +135,8 @@ def test_a_slice_through_the_loss_of_a_run_holds_its_own_figures(capsys, tmp_pat
     assert surface.loss[centre] == pytest.approx(last["validation_loss"], rel=1e-4)
     assert 100 * surface.accuracy[centre] == pytest.approx(last["validation_top1"])
     assert surface.loss.size == 3 ** len(surface.axes) and np.ptp(surface.loss) > 0
+    code, _, err = outcome(capsys, *words, "--images", "0")
+    assert (code, err) == (2, "hbnn: slice_loss(images=0): a whole number, 1 or above.\n")
     (tmp_path / "model.keras").unlink()
     code, _, err = outcome(capsys, *words)
     assert code == 2 and "holds no finished run" in err

@@ -145,6 +145,18 @@ def test_evaluation_batches_keep_order_and_do_not_augment(small):
     np.testing.assert_array_equal(np.concatenate(labels), small.test.labels)
 
 
+def test_images_spread_over_a_split_are_of_all_its_classes():
+    """Folders are read class by class: the first images would be of one class alone."""
+    images = np.zeros((60, 2, 2, 1), np.uint8) + np.arange(60, dtype=np.uint8)[:, None, None, None]
+    split = data.Split(images, np.repeat(np.arange(3), 20))
+    dataset = data.Dataset("own", split, split, split, 3, (0.0,), (1.0,), data.Augmentation(),
+                           ("a", "b", "c"))  # fmt: skip
+    chosen, labels = data.spread_out(dataset, split, 6)
+    np.testing.assert_array_equal(labels, [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(chosen[:, 0, 0, 0] // 20, labels)
+    assert len(data.spread_out(dataset, split, 100)[0]) == 60
+
+
 def test_a_shaped_name_makes_a_set_of_that_shape():
     made = data.load("generated-8x6x2-4")
     assert made.name == "generated-8x6x2-4"

@@ -216,19 +216,6 @@ def test_a_model_without_its_pictures_can_be_examined_and_timed(pictures_run, fo
     assert main(["benchmark", *words]) == 0
 
 
-def test_pictures_are_compared_on_all_classes_in_turn():
-    """Folders are read class by class: the first images would be of one class alone."""
-    from hbnn_larq.training import data
-    from hbnn_larq.training.cli import edge_commands
-
-    images = np.zeros((60, 2, 2, 1), np.uint8) + np.arange(60, dtype=np.uint8)[:, None, None, None]
-    split = data.Split(images, np.repeat(np.arange(3), 20))
-    dataset = data.Dataset("own", split, split, split, 3, (0.0,), (1.0,), data.Augmentation(),
-                           ("a", "b", "c"))  # fmt: skip
-    chosen = edge_commands._normalized(dataset, split, 6)[:, 0, 0, 0]
-    np.testing.assert_array_equal(chosen // 20, [0, 0, 1, 1, 2, 2])
-
-
 def test_predict_refuses_a_file_that_does_not_say_how(folder, tmp_path, capsys):
     from hbnn_larq.edge import metadata
 

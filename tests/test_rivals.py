@@ -354,42 +354,43 @@ def test_mixed_precision_reads_every_latent_weight(alias, rng):
 # ------------------------------------------------------------------ the clock
 
 
+class SeenClock(tf.keras.callbacks.Callback):
+    """What every schedule of a model stands at as each batch begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.seen.append({float(q.progress) for q in rivals.scheduled_quantizers(self.model)})
+
+
 @pytest.mark.parametrize("alias", SCHEDULED)
 def test_fit_moves_the_clock_at_each_epoch(alias, rng):
     model = small_model(alias, "ede_sign")
-    seen = []
-
-    class Note(tf.keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            seen.append({float(q.progress) for q in rivals.scheduled_quantizers(model)})
-
+    clock = SeenClock()
     model.compile("sgd", "mse")
     x = rng.normal(size=(4, 6, 6, 2)).astype("float32")
     model.fit(
         x, np.zeros((4, 3)), batch_size=2, epochs=3, verbose=0,
-        callbacks=[rivals.TrainingProgress(4), Note()],
+        callbacks=[rivals.TrainingProgress(4), clock],
     )  # fmt: skip
     assert len(list(rivals.scheduled_quantizers(model))) == 4
-    assert seen == [{0.0}, {0.0}, {0.25}, {0.25}, {0.5}, {0.5}]
+    assert clock.seen == [{0.0}, {0.0}, {0.25}, {0.25}, {0.5}, {0.5}]
 
 
 @pytest.mark.parametrize("alias", SCHEDULED)
 def test_fit_moves_the_clock_at_each_step_if_told_their_number(alias, rng):
     model = small_model(alias, "ede_sign")
-    seen = []
-
-    class Note(tf.keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            seen.append({float(q.progress) for q in rivals.scheduled_quantizers(model)})
-
+    clock = SeenClock()
     model.compile("sgd", "mse")
     x = rng.normal(size=(6, 6, 6, 2)).astype("float32")
     model.fit(
         x, np.zeros((6, 3)), batch_size=2, initial_epoch=1, epochs=4, verbose=0,
-        callbacks=[rivals.TrainingProgress(4, 2), Note()],
+        callbacks=[rivals.TrainingProgress(4, 2), clock],
     )  # fmt: skip
     # An epoch of three steps where two were announced: the third waits at the end of the epoch.
-    assert seen == [{s} for s in (0.25, 0.375, 0.5, 0.5, 0.625, 0.75, 0.75, 0.875, 1.0)]
+    assert clock.seen == [{s} for s in (0.25, 0.375, 0.5, 0.5, 0.625, 0.75, 0.75, 0.875, 1.0)]
 
 
 def test_rotations_are_fitted_once_an_epoch_however_often_the_clock_moves(rng):

@@ -504,6 +504,23 @@ def unreadable_image(dataset: Dataset, *, batch_size: int, seed: int, step: int)
     return None
 
 
+def spread_out(dataset: Dataset, split: AnySplit, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Up to so many images and labels, spread over a split: folders are read class by class.
+
+    # Arguments
+        dataset: what the split is of.
+        split: one of its three.
+        count: at most so many, 1 or above.
+
+    # Returns
+        Images as the network takes them, float32 (n, h, w, c), and labels, int64 (n,).
+    """
+    places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+    batches = list(evaluation_batches(dataset, split.chosen(places)))
+    images, labels = (np.concatenate([batch[part].numpy() for batch in batches]) for part in (0, 1))
+    return images, labels
+
+
 def evaluation_batches(
     dataset: Dataset, split: AnySplit, *, batch_size: int = 250
 ) -> tf.data.Dataset:

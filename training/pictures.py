@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hbnn_larq import loss_surface, plots, rebuilding
+from hbnn_larq.arguments import require_whole
 from hbnn_larq.optimizers import is_base_point
 from hbnn_larq.training import checkpoints, data
 from hbnn_larq.training.recipe import Recipe
@@ -142,10 +141,11 @@ def slice_loss(
         The files written: `loss_line.png` or `loss_plane.png`, and the figures as `.csv` files.
 
     # Raises
-        ValueError: `across` is neither, or `folder` holds no finished run.
+        ValueError: `across` is neither, `images` below 1, or `folder` holds no finished run.
     """
     if across not in ("line", "plane"):
         raise ValueError(f'slice_loss(across={across!r}): "line" or "plane".')
+    require_whole("slice_loss", "images", images, 1)
     folder = Path(folder)
     recipe_path, model_path = folder / "recipe.json", folder / "model.keras"
     if not (recipe_path.exists() and model_path.exists()):
@@ -156,9 +156,7 @@ def slice_loss(
     dataset = data.load(recipe.dataset, data_folder, image_size=recipe.image_size, say=say)
     dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     split = dataset.validation if len(dataset.validation) else dataset.train
-    places = np.linspace(0, len(split) - 1, min(images, len(split))).round().astype(int)
-    batches = list(data.evaluation_batches(dataset, split.chosen(places)))
-    x, y = (np.concatenate([batch[part].numpy() for batch in batches]) for part in (0, 1))
+    x, y = data.spread_out(dataset, split, images)
     model = rebuilding.load(model_path, call="slice_loss")
 
     options: dict[str, Any] = {"points": points, "say": say}

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hbnn_larq.files import replaced
 from hbnn_larq.zoo.download import Progress, download, sha256_of
 
 __all__ = ["Pretrained", "fetch", "find", "list_pretrained"]
@@ -193,12 +194,8 @@ def write_registry(path: Path, rows: Iterable[Pretrained]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def bar(name: str) -> Progress:

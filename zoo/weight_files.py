@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import rebuilding
+from hbnn_larq.files import replaced
 from hbnn_larq.folding import binary_weights
 from hbnn_larq.layer_quantizers import is_quantizer_state
 from hbnn_larq.optimizers import is_base_point
@@ -81,13 +82,8 @@ def save_weights(
     archive = io.BytesIO()  # on a full disk `np.savez` leaves a file open
     np.savez(archive, **entries)
     content = archive.getvalue()
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replaced(path) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return content
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_changes", "add_command", "apply_changes", "refuse_converted", "voice"]
+__all__ = ["add_changes", "add_command", "apply_changes", "changed", "refuse_converted", "voice"]
 
 
 def add_command(
@@ -82,3 +82,11 @@ def apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, li
         decouple="decay" not in changes,
     )
     return recipe, [notice] if notice else []
+
+
+def changed(original: Any, arguments: argparse.Namespace) -> Any:
+    """The recipe with its changes, said aloud where its decay was rescaled for them."""
+    recipe, notices = apply_changes(original, arguments)
+    for notice in notices:
+        voice(arguments)(f"decay    {notice}")
+    return recipe

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hbnn_larq.training.cli.commands import (
     add_changes,
     add_command,
-    apply_changes,
+    changed,
     refuse_converted,
-    voice,
 )
 
 if TYPE_CHECKING:
@@ -262,9 +261,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"hbnn doctor: there is no file or folder {subject!r}, and {error}"
             ) from None
-        recipe, notices = apply_changes(recipe, arguments)
-        for notice in notices:
-            voice(arguments)(f"decay    {notice}")
+        recipe = changed(recipe, arguments)
         dataset = _bundled(arguments.data or recipe.dataset)
         shape, classes = ((32, 32, 3), 10) if dataset is None else (
             dataset.image_shape,
@@ -280,7 +277,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         model, recipe = _load(subject, "hbnn doctor")
         if arguments.data or recipe is None or _needs_no_files(recipe.dataset):
             dataset = _data_of(model, recipe, arguments.data)
-    images = None if dataset is None else _normalized(dataset, dataset.test, IMAGES)
+    images = None if dataset is None else data.spread_out(dataset, dataset.test, IMAGES)[0]
     optimizer, rates = None, None
     if recipe is not None and recipe.binary_weights:
         count = _trained_on(folder) or data.training_images(recipe.dataset) - recipe.hold_out
@@ -384,25 +381,18 @@ def _data_of(model: Any, recipe: Recipe | None, word: str | None) -> Dataset | N
     return dataset.normalized_as(recipe.normalization if recipe else "dataset")
 
 
-def _normalized(dataset: Dataset, split: Any, count: int) -> np.ndarray:
-    """Up to so many images, spread over the split: folders are read class by class."""
-    import numpy as np
-
-    from hbnn_larq.training import data
-
-    places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
-    batches = data.evaluation_batches(dataset, split.chosen(places))
-    return np.concatenate([images.numpy() for images, _ in batches])
-
-
 def _calibration(dataset: Dataset | None) -> np.ndarray:
     if dataset is None:
         raise ValueError("--int8 measures ranges on training images: name them with --data")
-    return _normalized(dataset, dataset.train, 200)
+    from hbnn_larq.training import data
+
+    return data.spread_out(dataset, dataset.train, 200)[0]
 
 
 def _images(model: Any, dataset: Dataset | None, count: int) -> Any:
     import numpy as np
+
+    from hbnn_larq.training import data
 
     if count < 1:
         raise ValueError(f"--images {count}: compare on at least 1 image")
@@ -412,7 +402,7 @@ def _images(model: Any, dataset: Dataset | None, count: int) -> Any:
                 f"--data {dataset.name}: its images are {dataset.image_shape}, the model takes "
                 f"{tuple(model.inputs[0].shape[1:])}. Name the data that the model was made for."
             )
-        return _normalized(dataset, dataset.test, count)
+        return data.spread_out(dataset, dataset.test, count)[0]
     print("no data named: comparing on random noise (--data NAME for images)", file=sys.stderr)
     rng = np.random.default_rng(0)
     arrays = [

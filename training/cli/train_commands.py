@@ -12,6 +12,7 @@ from hbnn_larq.training.cli.commands import (
     add_changes,
     add_command,
     apply_changes,
+    changed,
     refuse_converted,
     voice,
 )
@@ -191,9 +192,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
         return 0
     from hbnn_larq.training.data import training_images
 
-    recipe, notices = apply_changes(find(arguments.name), arguments)
-    for notice in notices:
-        voice(arguments)(f"decay    {notice}")
+    recipe = changed(find(arguments.name), arguments)
     forecast = recipe.forecast(training_images(recipe.dataset) - recipe.hold_out)
     if arguments.json:
         print(json.dumps({**asdict(recipe), "forecast": asdict(forecast)}, indent=2))
@@ -340,9 +339,7 @@ def _study(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     from hbnn_larq.training.recipes import find
 
     say = voice(arguments)
-    recipe, notices = apply_changes(find(arguments.name), arguments)
-    for notice in notices:
-        say(f"decay    {notice}")
+    recipe = changed(find(arguments.name), arguments)
     dataset = data.load(
         recipe.dataset,
         arguments.data,
