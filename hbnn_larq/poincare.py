@@ -347,7 +347,7 @@ def step_toward(p, g, *, r, axis: Axis, share, length) -> tf.Tensor:
     (p, g), _ = _points("step_toward", r, axis, p=p, g=g)
     if not tf.is_tensor(share):
         inside = is_number(share) and 0 <= share <= 1
-        require(inside, "step_toward", "share", share, "between 0 and 1")
+        require(inside, "step_toward", "share", share, "a number from 0 to 1")
     scale = tf.reduce_max(tf.abs(g), axis, keepdims=True)  # squares of gradients may underflow
     unit = tf.math.divide_no_nan(g, scale)
     length_of_unit = tf.sqrt(tf.reduce_sum(unit * unit, axis, keepdims=True))

@@ -392,6 +392,33 @@ def test_doctor_on_recipes(capsys):
         assert f"hbnn doctor: there is no file or folder {words[0]!r}" in capsys.readouterr().err
 
 
+def test_doctor_on_a_recipe_looks_at_the_data_that_is_named(tmp_path, capsys, monkeypatch):
+    from PIL import Image
+
+    from hbnn_larq import doctor
+
+    assert main(["doctor", "digits", "--data", "texures"]) == 2
+    assert 'no data set "texures". Closest: textures' in capsys.readouterr().err
+    rng = np.random.default_rng(0)
+    for name in ("left", "middle", "right"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    seen = {}
+
+    def examine(model, *, images, **_):
+        seen.update(model=model, images=images)
+        return []
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    fields = ("dataset=pictures", "image_size=16", "hold_out=0", "batch_size=4")
+    words = [word for field in fields for word in ("--set", field)]
+    assert main(["doctor", "digits", *words, "--data", str(tmp_path)]) == 0
+    assert seen["model"].output_shape == (None, 3)
+    assert seen["images"].shape[1:] == (16, 16, 3)
+
+
 def test_doctor_names_a_starved_recipe_before_it_runs(capsys, folder):
     assert main(["doctor", "digits", "--set", "epochs=2", "--keep-decay", "--json"]) == 1
     assert "starved-of-flips" in [

@@ -475,4 +475,4 @@ def test_a_share_of_the_way_is_one(share):
     p = tf.zeros((2, 3))
     with pytest.raises(ValueError) as error:
         poincare.step_toward(p, p + 1, r=1.0, axis=-1, share=share, length=0.5)
-    assert str(error.value) == f"step_toward(share={share!r}): between 0 and 1."
+    assert str(error.value) == f"step_toward(share={share!r}): a number from 0 to 1."

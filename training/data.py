@@ -367,22 +367,11 @@ def load(
     # Raises
         ValueError: for an unknown name, with the closest ones, or files that do not fit.
     """
-    shaped = _SHAPED.fullmatch(name)
-    from hbnn_larq.training.textures import textures, textures_hard
-
-    bundled = {
-        "digits": digits,
-        "generated": generated,
-        "textures": textures,
-        "textures-hard": textures_hard,
-    }
-    if name in bundled or shaped:
+    make = _maker(name)
+    if make is not None:
         if folder is not None:
             raise ValueError(f"{name} needs no files; leave out --data {folder}.")
-        if not shaped:
-            return bundled[name]()
-        height, width, channels, classes = map(int, shaped.groups())
-        return replace(generated((height, width, channels), classes), name=name)
+        return make()
     if name in ("cifar10", "cifar100"):
         from hbnn_larq.training import cifar
 
@@ -398,6 +387,26 @@ def load(
         return folders.pictures(folder, unreadable=unreadable, say=say, **size)
     close = difflib.get_close_matches(name, dataset_names(), n=3, cutoff=0.3) or dataset_names()
     raise ValueError(f'no data set "{name}". Closest: {", ".join(close)}.')
+
+
+def needs_no_files(name: str) -> bool:
+    """Whether a data set is there at once, bundled or made up."""
+    return _maker(name) is not None
+
+
+def _maker(name: str) -> Callable[[], Dataset] | None:
+    from hbnn_larq.training.textures import textures, textures_hard
+
+    shaped = _SHAPED.fullmatch(name)
+    if shaped:
+        height, width, channels, classes = map(int, shaped.groups())
+        return lambda: replace(generated((height, width, channels), classes), name=name)
+    return {
+        "digits": digits,
+        "generated": generated,
+        "textures": textures,
+        "textures-hard": textures_hard,
+    }.get(name)
 
 
 def training_images(name: str) -> int:

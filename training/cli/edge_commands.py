@@ -262,7 +262,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
                 f"hbnn doctor: there is no file or folder {subject!r}, and {error}"
             ) from None
         recipe = changed(recipe, arguments)
-        dataset = _bundled(arguments.data or recipe.dataset)
+        if arguments.data or data.needs_no_files(recipe.dataset):  # the doctor downloads nothing
+            dataset = _data_of(None, recipe, arguments.data)
         shape, classes = ((32, 32, 3), 10) if dataset is None else (
             dataset.image_shape,
             dataset.num_classes,
@@ -275,12 +276,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
                 "recipe beside it; only a recipe of `hbnn recipes` can be changed."
             )
         model, recipe = _load(subject, "hbnn doctor")
-        if arguments.data or recipe is None or _needs_no_files(recipe.dataset):
+        if arguments.data or recipe is None or data.needs_no_files(recipe.dataset):
             dataset = _data_of(model, recipe, arguments.data)
     images = None if dataset is None else data.spread_out(dataset, dataset.test, IMAGES)[0]
     optimizer, rates = None, None
     if recipe is not None and recipe.binary_weights:
-        count = _trained_on(folder) or data.training_images(recipe.dataset) - recipe.hold_out
+        count = _trained_on(folder)
+        if count is None:
+            known = len(dataset.train) if dataset else data.training_images(recipe.dataset)
+            count = known - recipe.hold_out
         optimizer = models.build_optimizer(recipe, count)
         rates = recipe.learning_rates(count).tolist()
     findings = doctor.examine(model, optimizer=optimizer, learning_rates=rates, images=images)
@@ -305,17 +309,6 @@ def _alike(findings: list[Any]) -> list[list[Any]]:
     for finding in findings:
         groups.setdefault((finding.code, finding.message, finding.fix), []).append(finding)
     return list(groups.values())
-
-
-def _bundled(name: str) -> Dataset | None:
-    """A data set that is there at once; the doctor downloads none."""
-    from hbnn_larq.training import data
-
-    return data.load(name) if _needs_no_files(name) else None
-
-
-def _needs_no_files(name: str) -> bool:
-    return name in ("digits", "textures", "textures-hard") or name.startswith("generated")
 
 
 def _trained_on(folder: Path) -> int | None:
