@@ -253,7 +253,8 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
         convolution_rate: The same for kernels of real convolutions.
         base_point_rate: The same for base points.
         step: How a gradient outside the ball, where Eq. 17 is undefined, is read: `"exp0"`,
-            `"literal"` or `"riemannian"`, see `hbnn_larq.poincare.mobius_step`. Or `"toward"`,
+            `"literal"` or `"riemannian"`, see `hbnn_larq.poincare.mobius_step`, which has the
+            plain step of SGD as well, `"euclidean"`. Or `"toward"`,
             ours: the share `base_point_rate * learning_rate` of the geodesic to the point that
             lies against the gradient, as far out as the weights of the vector and at most half way
             to the edge (`hbnn_larq.poincare.step_toward`). It depends on the direction of the

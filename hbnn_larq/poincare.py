@@ -286,7 +286,7 @@ def distance(p, q, *, r, axis: Axis) -> tf.Tensor:
     return tf.cast(2.0 / tf.sqrt(r) * z * _atanh_ratio(z_sq, complement), p.dtype)
 
 
-STEP_RULES = ("exp0", "literal", "riemannian")
+STEP_RULES = ("exp0", "literal", "riemannian", "euclidean")
 
 
 def mobius_step(p, g, *, r, axis: Axis, learning_rate, decay=0.0, rule: str = "exp0") -> tf.Tensor:
@@ -299,6 +299,7 @@ def mobius_step(p, g, *, r, axis: Axis, learning_rate, decay=0.0, rule: str = "e
       `tanh(eta sqrt(r)|g|) g / (sqrt(r)|g|)`, the paper's step to first order.
     - `"literal"`: `p ⊕ (-eta ⊗ g')` as printed, a gradient outside shortened to the edge.
     - `"riemannian"`: `exp_p(-eta g' / lambda_p^2)`, a quarter of the step at the origin.
+    - `"euclidean"`: `p - eta g'`, that of SGD, to compare the others with.
 
     # Arguments
         p: Base points, float32 or float64.
@@ -307,7 +308,7 @@ def mobius_step(p, g, *, r, axis: Axis, learning_rate, decay=0.0, rule: str = "e
         axis: Axes that together form one vector.
         learning_rate: `eta`.
         decay: Coefficient of an L2 term on `p`.
-        rule: One of the three above.
+        rule: One of the four above.
 
     # Returns
         The new base points, with `sqrt(r) |p| <= 1 - margin` (see `project`).
@@ -628,8 +629,17 @@ def _riemannian_step_coefficients(gram, r, margin, learning_rate, decay):
     return _stepped(decay, pull, c_p, scale * c_v)
 
 
+def _euclidean_step_coefficients(gram, r, margin, learning_rate, decay):
+    _, pull = pulled_in(r * gram[0][0], margin)
+    c_p, c_g = _stepped(decay, pull, 1.0, -learning_rate)
+    (pp, pg), (_, gg) = gram
+    _, shorten = pulled_in(r * (c_p * c_p * pp + 2.0 * c_p * c_g * pg + c_g * c_g * gg), margin)
+    return [shorten * c_p, shorten * c_g]
+
+
 _STEP_COEFFICIENTS = {
     "exp0": _exp0_step_coefficients,
     "literal": _literal_step_coefficients,
     "riemannian": _riemannian_step_coefficients,
+    "euclidean": _euclidean_step_coefficients,
 }

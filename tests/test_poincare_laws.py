@@ -419,6 +419,19 @@ def test_riemannian_step_is_a_geodesic_step(rng, r):
 
 
 @each_r
+def test_euclidean_step_is_that_of_sgd_and_ends_at_the_edge(rng, r):
+    p = points(rng, r, "float64")
+    g = tf.constant(rng.normal(size=p.shape))
+    options = {"r": r, "axis": -1, "decay": 0.1, "rule": "euclidean"}
+    step = poincare.mobius_step(p, g, learning_rate=1e-3, **options)
+    plain = p - 1e-3 * (g + 0.1 * p)
+    expected = poincare.project(plain, r=r, axis=-1)
+    assert_vectors_equal(step, expected, 1e-14, 1 / r**0.5)
+    far = norm(poincare.mobius_step(p, g, learning_rate=1e6, **options))
+    np.testing.assert_allclose(r**0.5 * far, 1.0 - 1e-12, rtol=1e-14)
+
+
+@each_r
 def test_eq_14_descending_on_v_moves_w_along_the_map(rng, r):
     """w_t = exp_p(v - eta dL/dv) is what a gradient step on v does; here for L = <c, w>."""
     p = points(rng, r, "float64")

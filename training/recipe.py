@@ -80,8 +80,8 @@ class Recipe:
         base_point_decay: coupled decay of base points; None for the same as `latent_decay`.
         decay_all: also decay biases and the scales and shifts of batch normalisation.
         base_point_start: how far from the centre base points start, as a share of the radius.
-        base_point_step: "exp0", "literal", "riemannian" or "toward", the rule that moves base
-            points.
+        base_point_step: "exp0", "literal", "riemannian", "euclidean" or "toward", the rule that
+            moves base points.
         clock: "epoch" or "step", at which the schedules of rivals move on (see `rivals`); as
             published it is the epoch, mostly, but in a few epochs they never come near their end.
         label_smoothing: share of each target spread over all classes, in [0, 1).
@@ -373,7 +373,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "decay": ("coupled", "decoupled"),
     "schedule": ("cosine", "linear", "constant"),
     "flip_direction": ("momentum", "sign", "adaptive"),
-    "base_point_step": ("exp0", "literal", "riemannian", "toward"),
+    "base_point_step": ("exp0", "literal", "riemannian", "euclidean", "toward"),
     "clock": ("epoch", "step"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
 }
