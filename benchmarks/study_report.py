@@ -41,6 +41,7 @@ from study import (
     PLACEBO,
     PLAIN,
     PLAIN_ADAM,
+    PLAIN_ADAM_ACTIVATION,
     PLAIN_ADAM_CONVOLUTIONS,
     PLAIN_ADAM_MOMENTUM,
     PLAIN_ADAM_THRESHOLDS,
@@ -617,6 +618,31 @@ def _halves_again_rows(results: Results) -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
+def _activation_rows(results: Results) -> str:
+    lines = [
+        "| case | Adam, tuned | with rbnn_sign, tuned | at | gain | the default with rbnn_sign "
+        "| - Adam with it |",
+        "|---" * 7 + "|",
+    ]
+    default = HALVES["ste_sign:input_quantizer=rbnn_sign"]
+    for case in CASES:
+        tuned = _tuned_points(results, case, (PLAIN_ADAM, PLAIN_ADAM_ACTIVATION))
+        adam, centred = (tuned.get(method) for method in (PLAIN_ADAM, PLAIN_ADAM_ACTIVATION))
+        if centred is None:
+            continue
+        cells = [
+            _starred(case),
+            _shown(results, case, adam),
+            _shown(results, case, centred),
+            _point(centred),
+            _gain(results, case, centred, adam),
+            _shown(results, case, default),
+            _gain(results, case, default, centred),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
 def _clock_rows(results: Results) -> str:
     lines = [
         "| case | method | setting | by the epoch | by the step | difference | - plain sign |",
@@ -932,6 +958,13 @@ COMPARED = (
         "RBNN's activation, on other seeds",
         f"The same two, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}, which had no part in anything.",
         _halves_again_rows,
+    ),
+    Compared(
+        "activation",
+        "RBNN's activation under Adam",
+        f"Plain sign by Adam with that activation, tuned over the same grid as without it, and "
+        f"`{HALVES['ste_sign:input_quantizer=rbnn_sign']}`, which is tuned for none.",
+        _activation_rows,
     ),
     Compared(
         "varied",
