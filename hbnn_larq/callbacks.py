@@ -197,7 +197,8 @@ class FlipMonitor(tf.keras.callbacks.Callback):
         self.history: list[dict[str, dict[str, float]]] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        together = int(getattr(self.model, "_steps_per_execution", None) or 1)
+        together = getattr(self.model, "_steps_per_execution", None)
+        together = 1 if together is None else int(tf.convert_to_tensor(together))
         if together > 1:
             raise ValueError(
                 f"FlipMonitor(every={self.every}): the model was compiled with "

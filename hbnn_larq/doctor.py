@@ -112,6 +112,16 @@ def examine(
         for check in _LAYER_CHECKS:
             findings += check(path, layer)
     findings += _base_points(model)
+    if not any(True for _, layer in layers for _ in rebuilding.quantized_kernels(layer)):
+        findings.append(
+            Finding(
+                "no-binary-layer",
+                model.name,
+                "no layer has a quantized kernel, so there is nothing that LCE could make small",
+                "Build it of Larq layers, such as lq.layers.QuantConv2D, with "
+                'kernel_quantizer="hyperbolic" and input_quantizer="approx_sign".',
+            )
+        )
     if optimizer is not None:
         findings += _decay(layers, optimizer)
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling

@@ -14,6 +14,9 @@ __all__ = ["replaced"]
 def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place if all goes well, and goes if not.
 
+    A link stays a link: what it points to is replaced. A device or a pipe cannot be replaced, only
+    written to, so there `path` itself is given.
+
     !!! example
         ```python
         with replaced("table.csv") as temporary:
@@ -24,9 +27,15 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: the file that shall hold its old or its whole new content.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two may write at once
     try:
         yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

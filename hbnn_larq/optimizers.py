@@ -594,7 +594,7 @@ class GeodesicSGD(_Divided):
             `tf.keras.optimizers.schedules.LearningRateSchedule` of it; let it fall to 0. It is
             kept as `learning_rate`, so that Keras's callbacks can set and show it;
             `ReduceLROnPlateau` then lowers the flips, and not the rate of `others`; of a schedule
-            it lowers nothing.
+            it lowers nothing. What a schedule or callback sets beyond 0.5 is taken as 0.5.
         others: Optimizer of all other variables, with a schedule of its own.
         momentum: Share of the momentum that a step keeps at most, at least 0 and below 1.
         memory: Share of the weights that may flip while momentum remembers, above 0 and at most 1:
@@ -722,7 +722,7 @@ class GeodesicSGD(_Divided):
         index = self._index_dict[self._var_key(variable)]
         axis, slot = self._axes[index], self.momentums[index]
         x, gradient = tf.convert_to_tensor(variable), tf.convert_to_tensor(gradient)
-        flips = tf.cast(self.learning_rate, tf.float64)
+        flips = tf.clip_by_value(tf.cast(self.learning_rate, tf.float64), 0.0, 0.5)
         angle = math.pi * flips
         kept = self.momentum
         if self.memory is not None:

@@ -92,9 +92,11 @@ def is_scaled_sign(rows: np.ndarray) -> bool:
 def named_layers(model: tf.keras.Model, prefix: str = "") -> Iterator[tuple[str, Layer]]:
     """Yields every layer with its path; a layer of a nested model is `outer/inner`.
 
-    Shared layers come once. Layers inside composite layers and wrappers come after their owner.
+    Shared layers come once. Layers inside composite layers and wrappers come after their owner. No
+    two have one path.
     """
     seen: set[int] = set()
+    paths: set[str] = set()
 
     def walk(owner: Layer, path: str) -> Iterator[tuple[str, Layer]]:
         layers = owner.layers if isinstance(owner, tf.keras.Model) else _sublayers(owner)
@@ -103,6 +105,9 @@ def named_layers(model: tf.keras.Model, prefix: str = "") -> Iterator[tuple[str,
                 continue
             seen.add(id(layer))
             name = f"{path}{layer.name}"
+            while name in paths:  # a layer "a/b" beside the layer "b" of a model "a"
+                name += "_1"
+            paths.add(name)
             yield name, layer
             yield from walk(layer, f"{name}/")
 

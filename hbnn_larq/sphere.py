@@ -43,7 +43,8 @@ def turn(x: tf.Tensor, uphill: tf.Tensor, angle, *, axis: Axis) -> tf.Tensor:
        u = t / |t|, \qquad t = v - x \langle x, v\rangle / |x|^2 \]
 
     # Arguments
-        x: Vectors of any length. A zero vector has no direction and becomes -u.
+        x: Vectors of any length. A zero vector has no direction and becomes -u, at
+            an angle other than 0.
         uphill: v, such as a gradient, of any length. Where it has no part at right angles to x,
             x stays.
         angle: Radians, scalar.
@@ -95,8 +96,8 @@ def _turn_coefficients(gram, angle):
     xx = gram[0][0]
     share, steep = _steepness(gram)
     length = tf.where(xx > 0, tf.sqrt(xx), 1.0)
-    # From a zero vector, -u is the only direction there is, whatever the angle.
-    sin = tf.where(xx > 0, tf.sin(angle), 1.0)
+    # From a zero vector, -u is the only direction there is, whatever the angle but 0.
+    sin = tf.where(xx > 0, tf.sin(angle), tf.cast(angle != 0, angle.dtype))
     ratio = tf.math.divide_no_nan(sin * length, steep)
     return [tf.where(steep > 0, tf.cos(angle), 1.0) + ratio * share, -ratio]
 

@@ -133,6 +133,38 @@ def test_monitor_refuses_steps_that_it_cannot_see(model):
     )
 
 
+def test_monitor_under_a_strategy(on_two_devices):
+    """It counts what one device counts: all replicas hold the same weights."""
+    out = on_two_devices(
+        """
+        import larq as lq
+        import numpy as np
+
+        import hbnn_larq
+
+        def train(strategy):
+            tf.keras.utils.set_random_seed(0)
+            with strategy.scope():
+                model = tf.keras.Sequential([
+                    lq.layers.QuantDense(32, kernel_quantizer="hyperbolic", input_shape=(20,)),
+                    tf.keras.layers.Dense(4),
+                ])
+                model.compile("adam", "mse")
+            monitor = hbnn_larq.callbacks.FlipMonitor()
+            x = np.random.default_rng(0).normal(size=(64, 20)).astype("float32")
+            logs = model.fit(x, x[:, :4], batch_size=16, epochs=2, shuffle=False, verbose=0,
+                             callbacks=[monitor]).history
+            return logs["flips_per_step"] + logs["flips_vs_init"]
+
+        one = train(tf.distribute.get_strategy())
+        two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        assert min(one) > 0, one
+        np.testing.assert_allclose(two, one, rtol=1e-6)
+        """
+    )
+    assert "Error" not in out
+
+
 def test_monitor_leaves_a_float_model_alone():
     model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(3,))])
     model.compile("sgd", "mse")

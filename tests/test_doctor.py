@@ -262,6 +262,13 @@ def test_activations_that_say_nothing():
     assert {f.code for f in doctor.examine(net(conv()), images=broken)} == {"not-finite"}
 
 
+def test_a_float_net_is_not_called_healthy():
+    """Nothing is wrong with it but that it is no binary net, and `convert` refuses it."""
+    model = tf.keras.Sequential([tf.keras.layers.Dense(3, input_shape=(4,))], name="plain")
+    (found,) = doctor.examine(model)
+    assert (found.code, found.where) == ("no-binary-layer", "plain")
+
+
 def test_the_examined_model_still_works():
     model = net(conv())
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)

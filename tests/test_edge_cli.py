@@ -216,6 +216,80 @@ def test_a_model_without_its_pictures_can_be_examined_and_timed(pictures_run, fo
     assert main(["benchmark", *words]) == 0
 
 
+@pytest.mark.parametrize("ending", ["one", "sigmoid", "softmax", "logits"])
+def test_predict_says_what_the_outputs_are(ending, tmp_path, capsys):
+    """One output is no class of two, and sigmoids are no logits."""
+    from hbnn_larq import edge
+
+    tf.keras.utils.set_random_seed(0)
+    last = {"one": None, "logits": None}.get(ending, ending)
+    model = digits_net(classes=1 if ending == "one" else 3)
+    model.add(tf.keras.layers.Activation(last) if last else tf.keras.layers.Flatten())
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 1), np.uint8)
+    np.save(tmp_path / "scan.npy", pixels)
+    path = tmp_path / "net.tflite"
+    edge.convert(model, path, preprocessing=edge.Preprocessing())
+    assert main(["predict", str(path), str(tmp_path / "scan.npy"), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    outputs = model(pixels[np.newaxis] / np.float32(255)).numpy()[0]
+    if ending == "logits":
+        outputs = tf.nn.softmax(outputs).numpy()
+    kind = "output" if ending == "one" else "probability"
+    found = {entry["class"]: entry[kind] for entry in result["classes"]}
+    np.testing.assert_allclose(
+        [found[k] for k in range(len(outputs))], outputs, rtol=1e-4, atol=1e-5
+    )
+    assert main(["predict", str(path), str(tmp_path / "scan.npy")]) == 0
+    shown = capsys.readouterr().out
+    assert ("%" in shown) is (ending != "one")
+
+
+def test_predict_names_what_it_cannot_classify(folder, tmp_path, capsys):
+    from hbnn_larq import edge
+
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "none.npy", np.zeros((0, 5, 1)))
+    np.save(tmp_path / "nan.npy", np.full((16, 16, 1), np.nan))
+    for name, said in (
+        ("empty", "is no array of NumPy"),
+        ("none", "has shape (0, 5, 1); the file takes images of 1 channels."),
+        ("nan", "holds NaN or infinity, which no pixel is."),
+    ):
+        path = str(tmp_path / f"{name}.npy")
+        assert main(["predict", str(folder / "net.tflite"), path]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"hbnn predict: {path!r}") and said in error
+    image = tf.keras.Input((16, 16, 1))
+    net = digits_net()
+    both = tf.keras.Model(image, [net(image), net.layers[0](image)])
+    edge.convert(both, tmp_path / "two.tflite", preprocessing=edge.Preprocessing())
+    assert main(["predict", str(tmp_path / "two.tflite"), "scan.png"]) == 2
+    assert "takes (16, 16, 1) and gives (1, 10) and (1, 16, 16, 32)" in capsys.readouterr().err
+
+
+def test_a_model_of_whole_numbers_converts_and_is_timed(tmp_path, capsys):
+    tf.keras.utils.set_random_seed(0)
+    pixels = tf.keras.Input((16, 16, 1), dtype="uint8")
+    model = tf.keras.Model(pixels, digits_net()(tf.keras.layers.Rescaling(1 / 255)(pixels)))
+    model.save(tmp_path / "net.keras")
+    words = [str(tmp_path / "net.keras"), "-o", str(tmp_path / "net.tflite")]
+    assert main(["convert", *words]) == 0
+    assert f"saved {tmp_path / 'net.tflite'}" in capsys.readouterr().out
+    words = [str(tmp_path / "net.tflite"), "--model", str(tmp_path / "net.keras")]
+    assert main(["benchmark", *words, "--threads", "1", "--runs", "1"]) == 0
+
+
+def test_convert_does_not_write_over_a_model(folder, capsys, tmp_path):
+    before = (folder / "net.keras").read_bytes()
+    assert main(["convert", str(folder / "net.keras"), "-o", str(folder / "net.keras")]) == 2
+    assert "that is the name of a Keras model" in capsys.readouterr().err
+    assert (folder / "net.keras").read_bytes() == before
+    (tmp_path / "labels.txt").write_bytes(b"caf\xe9")
+    words = [str(folder / "net.keras"), "-o", str(tmp_path / "net.tflite")]
+    assert main(["convert", *words, "--labels", str(tmp_path / "labels.txt")]) == 2
+    assert "not a text file in UTF-8" in capsys.readouterr().err
+
+
 def test_predict_refuses_a_file_that_does_not_say_how(folder, tmp_path, capsys):
     from hbnn_larq.edge import metadata
 

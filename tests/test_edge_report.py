@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import larq as lq
@@ -16,6 +18,7 @@ import tensorflow as tf
 import hbnn_larq
 from hbnn_larq import zoo
 from hbnn_larq.edge import Preprocessing, convert, metadata, predict, report
+from hbnn_larq.edge.device import device_commands
 from hbnn_larq.edge.flatbuffer import BINARY_CONV, TFLiteFile, pack_bits, unpack_bits
 from hbnn_larq.edge.rewrites import rewrite
 
@@ -216,6 +219,71 @@ def test_the_way_round_a_spatial_factor_works_and_a_channel_factor_is_free():
     assert report(model, convert(model), images()).ok
 
 
+class Spatial(tf.keras.layers.Layer):
+    """A factor for each place of the image."""
+
+    def build(self, shape):
+        self.factor = self.add_weight("factor", (*shape[1:3], 1), initializer="random_normal")
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+@pytest.mark.parametrize("conv_first", [True, False])
+def test_a_spatial_factor_behind_a_sum_of_two_branches_is_free(conv_first):
+    """The converter moves a factor into one convolution, not through a sum of it and another."""
+    image = tf.keras.Input((8, 8, 32))
+    branches = [conv(32, "ste_sign")(image), image]
+    x = Spatial()(tf.keras.layers.add(branches if conv_first else branches[::-1]))
+    model = randomize(tf.keras.Model(image, x))
+    assert report(model, convert(model), images()).ok
+
+
+class Masked(tf.keras.layers.Conv2D):
+    """A pruned convolution: its kernel is a product of two constants once frozen."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.mask = self.add_weight("mask", self.kernel.shape, initializer="ones", trainable=False)
+
+    def call(self, inputs):
+        return tf.nn.conv2d(inputs, self.kernel * self.mask, 1, "SAME")
+
+
+def test_a_product_of_constants_is_no_factor_behind_a_convolution():
+    model = net(Masked(32, 3), batch_norm(), conv(32, "ste_sign"))
+    assert report(model, convert(model), images()).ok
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
+def test_whole_number_inputs_convert(dtype):
+    image = tf.keras.Input((8, 8, 3), dtype=dtype)
+    x = tf.keras.layers.Conv2D(32, 3)(tf.keras.layers.Rescaling(1 / 255)(image))
+    model = randomize(tf.keras.Model(image, conv(32, "ste_sign")(x)))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(dtype)
+    tflite = convert(model)
+    assert TFLiteFile(metadata.strip(tflite)).inputs[0].dtype == dtype
+    assert report(model, tflite, pixels).ok
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_inputs_are_refused_by_name(dtype):
+    image = tf.keras.Input((8, 8, 32), dtype=dtype, name="picture")
+    model = tf.keras.Model(image, conv(32, "ste_sign")(image))
+    message = rf"convert\(model\): input 'picture' is {dtype}, .* tf.keras.Input\(shape\)"
+    with pytest.raises(ValueError, match=message):
+        convert(model)
+
+
+def test_an_op_that_no_interpreter_knows_is_named():
+    sparse = lq.layers.QuantLocallyConnected2D(
+        4, 3, implementation=3, kernel_quantizer="ste_sign", input_quantizer="ste_sign"
+    )
+    model = net(conv(32, "ste_sign"), sparse)
+    with pytest.raises(ValueError, match=r"SparseTensorDenseMatMul.*implementation=1"):
+        convert(model)
+
+
 @pytest.mark.parametrize(
     "end, way_out", [("SIGSEGV", "Convert the model in halves"), ("SIGKILL", "memory runs out")]
 )
@@ -271,6 +339,29 @@ def test_a_full_disk_is_named_and_leaves_nothing(monkeypatch, tmp_path, converte
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_stays_a_link_and_its_target_is_written(tmp_path, converted):
+    model, expected = converted
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "net.tflite", tmp_path / "there" / "real.tflite"
+    link.symlink_to(target)
+    convert(model, link)
+    assert link.is_symlink() and target.read_bytes() == expected
+    assert [entry.name for entry in target.parent.iterdir()] == ["real.tflite"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path, converted):
+    """As /dev/null must: to convert there is to ask whether a model converts."""
+    model, expected = converted
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    convert(model, pipe)
+    reader.join(10)
+    assert pipe.is_fifo() and read == [expected]
+
+
 class Shifted(tf.keras.layers.Layer):
     """A sign about a threshold of its own for each channel, less the image's mean."""
 
@@ -295,6 +386,59 @@ def test_a_sign_of_something_else_is_judged_by_that():
         assert result.binary_placed == 2 and {"MEAN", "SUB"} <= set(result.ops)
         broken = mutate(tflite, lambda file: drop_batch_norm(file, binary_ops(file)[0], None))
         assert "conv_2" in report(model, broken, images()).faults[0]
+
+
+def shared_net(twice):
+    """Two branches through one encoder; `twice` puts another call of it inside the encoder."""
+    shared = conv(32, "ste_sign", "shared")
+    inside = tf.keras.Input((8, 8, 32))
+    x = shared(shared(inside)) if twice else shared(inside)
+    encoder = tf.keras.Model(inside, batch_norm()(conv(32, "ste_sign", "own")(x)), name="encoder")
+    left, right = tf.keras.Input((8, 8, 32)), tf.keras.Input((8, 8, 32))
+    both = tf.keras.layers.Concatenate()([encoder(left), encoder(right)])
+    return randomize(tf.keras.Model([left, right], both))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_nested_model_that_is_called_twice(twice):
+    model = shared_net(twice)
+    result = report(model, convert(model), [images(), images(seed=2)])
+    assert result.ok, result.faults
+    assert result.binary_placed == 2 and result.ops[BINARY_CONV] == (6 if twice else 4)
+
+
+def test_layers_whose_paths_are_alike_are_told_apart():
+    inner = tf.keras.Sequential([tf.keras.Input((8, 8, 32)), conv(32, "ste_sign", "b")], name="a")
+    model = net(inner, batch_norm(), conv(32, "ste_sign", "a/b"))
+    assert list(hbnn_larq.binary_weights(model)) == ["a/b", "a/b_1"]
+    result = report(model, convert(model), images())
+    assert result.ok, result.faults
+    assert [layer.layer for layer in result.layers] == ["a/b", "a/b_1"]
+
+
+# --- device -------------------------------------------------------------------------------------
+
+
+def test_device_commands_quote_a_path_with_spaces():
+    text = device_commands("my dir/it's a net.tflite")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    assert ["adb", "push", "my dir/it's a net.tflite", "/data/local/tmp/"] in lines
+    assert ["scp", "my dir/it's a net.tflite", "pi@raspberrypi.local:"] in lines
+    assert [
+        "hbnn",
+        "benchmark",
+        "my dir/it's a net.tflite",
+        "--device-output",
+        "phone.txt",
+    ] in lines
+    # adb and ssh hand their words to another shell, joined by spaces.
+    phone, pi = (
+        shlex.split(" ".join(words[2 : words.index("2>&1")]))
+        for words in lines
+        if "--graph=" in " ".join(words)
+    )
+    assert phone[1] == "--graph=/data/local/tmp/it's a net.tflite"
+    assert pi[1] == "--graph=it's a net.tflite"
 
 
 # --- predict ------------------------------------------------------------------------------------
@@ -857,6 +1001,65 @@ def test_dense_to_conv_is_exact_to_the_last_bit():
     np.testing.assert_array_equal(rewritten(images()), folded(images()))
 
 
+@pytest.mark.parametrize("shape", [(5, 64), (4, 6, 64), (2, 3, 4, 64)])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_dense_to_conv_takes_any_rank(shape, use_bias):
+    dense = lq.layers.QuantDense(
+        100, input_quantizer="ste_sign", kernel_quantizer="hyperbolic", use_bias=use_bias
+    )
+    model = net(batch_norm(), dense, shape=shape)
+    folded = hbnn_larq.fold(model)
+    rewritten, changes = rewrite(folded, ["dense_to_conv"], call="test", size=None)
+    assert len(changes) == 1 and not changes[0].skipped
+    np.testing.assert_array_equal(rewritten(images(3, shape)), folded(images(3, shape)))
+    result = report(model, convert(model), images(3, shape))
+    assert result.ok, result.faults
+    assert result.binary_placed == 1
+
+
+DENSE = {"kernel_quantizer": "ste_sign", "input_quantizer": "ste_sign"}
+
+
+def dense_in_a_wrapper(image):
+    return tf.keras.layers.TimeDistributed(lq.layers.QuantDense(64, **DENSE))(image)
+
+
+def dense_of_two_ranks(image):
+    dense = lq.layers.QuantDense(64, **DENSE)
+    flat = tf.keras.layers.GlobalAveragePooling2D()(image)
+    return tf.keras.layers.Add()([dense(image), dense(flat)])
+
+
+def conv_of_two_sizes(image):
+    shared = conv(32, scaled_with_a_dead_channel)
+    small = tf.keras.layers.AveragePooling2D()(image)
+    pool = tf.keras.layers.GlobalAveragePooling2D()
+    return tf.keras.layers.Add()([pool(shared(image)), pool(shared(small))])
+
+
+@pytest.mark.parametrize("layer", [dense_in_a_wrapper, dense_of_two_ranks, conv_of_two_sizes])
+def test_a_layer_without_one_input_shape_is_left_alone_and_the_reason_is_true(layer):
+    image = tf.keras.Input((8, 8, 32))
+    model = randomize(tf.keras.Model(image, layer(image)))
+    tflite = convert(model)
+    assert metadata.read(tflite).rewrites == ()
+    result = report(model, tflite, images())
+    assert len(result.faults) == 1, result.faults
+    assert "call the layer by itself, on inputs of one shape" in result.faults[0]
+    np.testing.assert_allclose(predict(tflite, images()), model.predict(images()), atol=1e-3)
+
+
+def halved(x):
+    return 0.5 * x
+
+
+def test_a_small_dense_layer_may_have_a_function_of_its_own():
+    dense = lq.layers.QuantDense(8, **DENSE, activation=halved)
+    model = net(batch_norm(), dense, shape=(32,))
+    (change,) = metadata.read(convert(model)).rewrites
+    assert change["name"] == "dense_to_conv"
+
+
 def tiny_dense():
     return net(
         lq.layers.QuantDense(4, name="tiny", **KWARGS, kernel_quantizer="ste_sign"), shape=(16,)
@@ -907,6 +1110,23 @@ def test_drop_activations_keeps_what_something_else_sees():
     assert metadata.read(tflite).rewrites == ()
     last = net(conv(32, "ste_sign"), tf.keras.layers.Activation("tanh"))
     assert metadata.read(convert(last)).rewrites == ()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_drop_activations_keeps_what_is_an_output_too(pooled, nested):
+    image = tf.keras.Input((8, 8, 32))
+    seen = tf.keras.layers.Activation("tanh")(batch_norm()(image))
+    seen = tf.keras.layers.MaxPool2D()(seen) if pooled else seen
+    model = tf.keras.Model(image, [conv(32, "ste_sign")(seen), seen])
+    if nested:
+        outer = tf.keras.Input((8, 8, 32))
+        model = tf.keras.Model(outer, model(outer))
+    model = randomize(model)
+    tflite = convert(model)
+    assert metadata.read(tflite).rewrites == ()
+    for got, expected in zip(predict(tflite, images()), model.predict(images()), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
 def test_an_unknown_rewrite_is_refused(converted):
@@ -961,6 +1181,31 @@ def test_metadata_names_what_is_wrong(converted):
         convert(converted[0], labels=["a", "b"])
     with pytest.raises(ValueError, match=r"scale and std not 0"):
         Preprocessing(std=0.0)
+    message = r"preprocessing has 3 numbers as its mean, and the model takes images of 32 channels"
+    with pytest.raises(ValueError, match=message):
+        convert(converted[0], preprocessing=Preprocessing(mean=(0.1, 0.2, 0.3)))
+
+
+def test_labels_come_back_as_they_were(converted):
+    odd = ["a\u2028x", "a\x0bx", "a\x85x", " a ", "", "a\x1cx", "\u00e9", "h", "i", "j"]
+    for labels in (odd, np.array(odd)):
+        assert metadata.read(convert(converted[0], labels=labels)).labels == tuple(odd)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_a_label_with_a_line_break_is_refused(end):
+    with pytest.raises(ValueError, match=r"convert\(m\): the label 'a\\.* holds a line break"):
+        metadata.check_labels([f"a{end}x", "b"], 2, "convert(m)")
+
+
+@pytest.mark.parametrize("cut", [1, 22, 100])
+def test_a_record_that_was_cut_off_is_said_to_be(converted, cut):
+    """Without it the device would feed raw pixels, and nobody would know why."""
+    _, tflite = converted
+    assert metadata.read(metadata.strip(tflite)) == metadata.Metadata()
+    for use in (metadata.read, metadata.strip, lambda file: report(converted[0], file)):
+        with pytest.raises(ValueError, match=r"this .tflite file is damaged.* was cut off"):
+            use(tflite[:-cut])
 
 
 # --- bits ---------------------------------------------------------------------------------------

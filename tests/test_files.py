@@ -1,5 +1,8 @@
 """A file is whole or as it was, and nothing else stays beside it."""
 
+import os
+import threading
+
 import pytest
 
 from hbnn_larq.files import replaced
@@ -23,3 +26,25 @@ def test_the_new_content_takes_the_place_of_the_old(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("table.csv", "new")]
+
+
+def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path):
+    link, target = tmp_path / "link", tmp_path / "table.csv"
+    link.symlink_to(target)  # to nothing yet, then to a file
+    for text in ("new", "newer"):
+        with replaced(link) as temporary:
+            temporary.write_text(text)
+        assert link.is_symlink() and target.read_text() == text
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "table.csv"]
+
+
+def test_a_pipe_or_device_is_written_to_and_stays(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    with replaced(pipe) as target:
+        target.write_text("new")
+    reader.join(10)
+    assert pipe.is_fifo() and read == ["new"]

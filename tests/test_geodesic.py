@@ -158,6 +158,17 @@ def test_zero_angle_moves_nothing(rng):
     np.testing.assert_allclose(latent(layer), before, rtol=1e-6)
 
 
+def test_no_more_than_half_can_be_asked_for(rng):
+    """Half the weights flip at a right angle; a callback may set what it likes."""
+    layers, gradient = (dense(), dense()), rng.normal(size=(6, 4))
+    for layer, rate in zip(layers, (0.5, 3.0), strict=True):
+        latent(layer).assign(tf.ones((6, 4)) + np.eye(6, 4))
+        optimizer = GeodesicSGD(0.5)
+        optimizer.learning_rate = rate
+        step(optimizer, layer, gradient)
+    np.testing.assert_array_equal(*(latent(layer).numpy() for layer in layers))
+
+
 def test_zero_gradient_moves_nothing():
     layer = dense()
     before = latent(layer).numpy()

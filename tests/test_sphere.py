@@ -83,6 +83,7 @@ def test_where_there_is_no_direction(rng):
     moved = sphere.turn(x, pull, 0.1, axis=0)
     np.testing.assert_allclose(moved[:, 1], -pull[:, 1] / norm(pull[:, 1], 0), rtol=1e-6)
     np.testing.assert_array_equal(moved[:, 2:], x[:, 2:])
+    np.testing.assert_array_equal(sphere.turn(x, pull, 0.0, axis=0)[:, 1:], x[:, 1:])
     carried = sphere.transport(x, pull, 0.1, pull, axis=0).numpy()
     np.testing.assert_allclose(carried[:, 1:], 0, atol=1e-6)
     assert np.all(np.isfinite(sphere.transport(x, pull, 0.1, pull + 1, axis=0)))

@@ -242,6 +242,8 @@ def test_latents_of_base_points_are_not_taken_for_plain_weights(files):
     for name in ("weights.h5", "model.keras", "model.h5"):
         with pytest.raises(ValueError, match=r"trained with base points.*has none.*fold"):
             zoo.VGGSmall(**PLAIN, weights=files / name)
+    with pytest.raises(ValueError, match=r"holds base points.*this model has none"):
+        zoo.VGGSmall(**PLAIN, weights=files / "checkpoint")
 
 
 def test_another_radius_is_another_network(files):
@@ -475,6 +477,33 @@ def test_a_full_disk_publishes_nothing(part, again, run, mirror, tmp_path, monke
     after = {p: p.read_bytes() for p in folder.iterdir()}
     assert after.keys() == before.keys()
     assert {p for p in before if p.suffix != ".json"} <= {p for p in after if after[p] == before[p]}
+
+
+def test_a_registry_does_not_reach_beyond_its_folder(mirror, tmp_path):
+    """It may be served by anybody, and so may the hash in it."""
+    registry = mirror[0] / "registry.json"
+    registry.write_text(registry.read_text().replace(mirror[1].file, f"../{mirror[1].file}"))
+    with pytest.raises(ValueError, match=rf"'../{mirror[1].file}' is no plain name of a file"):
+        zoo.VGGSmall(weights="toys")
+
+
+@pytest.mark.parametrize("given", [{}, {"input_quantizer": None}])
+def test_activations_are_those_that_the_weights_were_trained_with(
+    given, run, tmp_path, monkeypatch
+):
+    """Sign or ReLU in an activation's place: another network with the same weights."""
+    binary = given == {}
+    shaken(zoo.VGGSmall(**SMALL, **given)).save(run / "model.keras")
+    publish(run, tmp_path / "mirror")
+    monkeypatch.setenv(pretrained.BASE_VARIABLE, str(tmp_path / "mirror"))
+    zoo.VGGSmall(weights="toys", **given)
+    other, message = (
+        ({"input_quantizer": None}, "binary activations. Leave input_quantizer out.")
+        if binary
+        else ({}, "real activations. Pass input_quantizer=None.")
+    )
+    with pytest.raises(ValueError, match=f"were trained with {message}"):
+        zoo.VGGSmall(weights="toys", **other)
 
 
 def test_damaged_registry_is_named(mirror):

@@ -113,6 +113,13 @@ class ZooFactory:
 
     def blocks(self, kernel_initializer: Callable[[], Any], gamma: float = 1.0) -> Blocks:
         """The layers of this network, with its quantizers."""
+        given, real = self.input_quantizer, "input_quantizer" in self.trained
+        if self.trained and real != (given is None):
+            raise ValueError(
+                f"{self.name}(weights={str(self.weights)!r}, input_quantizer={given!r}): these "
+                f"weights were trained with {'real' if real else 'binary'} activations. "
+                + ("Pass input_quantizer=None." if real else "Leave input_quantizer out.")
+            )
         return Blocks(
             kernel_quantizer=quantizer_maker(
                 self.kernel_quantizer, f"{self.name}: kernel_quantizer"

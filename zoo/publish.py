@@ -143,7 +143,15 @@ def _architecture(model: tf.keras.Model, recipe: dict[str, Any], workdir: Path) 
     if any(layer.name == "conv1_pool" for layer in model.layers):
         names = [layer.name for layer in model.layers]
         architecture["pool_before_bn"] = names.index("conv1_pool") < names.index("conv1_bn")
+    if _activations(model) is None:
+        architecture["input_quantizer"] = None
     return architecture
+
+
+def _activations(model: tf.keras.Model) -> Any:
+    return next(
+        layer.input_quantizer for layer in model.layers if hasattr(layer, "input_quantizer")
+    )
 
 
 def _check_normalization(weights: str, recipe: dict[str, Any], workdir: Path) -> None:
@@ -162,15 +170,11 @@ def _check_logits(
     trained: tf.keras.Model, file: Path, architecture: dict[str, Any], workdir: Path
 ) -> None:
     build = getattr(hbnn_larq.zoo, trained.name)
-    activations = next(
-        layer.input_quantizer for layer in trained.layers if hasattr(layer, "input_quantizer")
-    )
     with rebuilding.silenced("larq.layers_base"):  # nothing is trained, so nothing starves
         published = build(
-            **architecture,
+            **{**architecture, "input_quantizer": _activations(trained)},
             weights=file,
             kernel_quantizer="ste_sign",
-            input_quantizer=None if activations is None else activations,
         )
     images = np.random.default_rng(0).normal(size=(16, *trained.input_shape[1:])).astype("float32")
     want, got = trained(images).numpy(), published(images).numpy()

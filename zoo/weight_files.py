@@ -187,6 +187,8 @@ def _header(path: Path, archive: Any) -> dict[str, Any]:
             f"its format is {header['format']!r}, and this version reads {FORMAT!r}; a newer "
             "hbnn_larq may read it"
         )
+    if absent := {"model", "architecture", "kernels"} - header.keys():
+        raise ValueError(f"its header does not tell {_listed(sorted(absent))}")
     return header
 
 
@@ -244,6 +246,15 @@ def _value(variable: Any) -> np.ndarray:
 def _let_keras_load(model: tf.keras.Model, path: Path) -> None:
     """Files that Keras reads by structure, not by names: they fit a model of one form only."""
     try:
+        if _is_checkpoint(path):
+            in_file = [name for name, _ in tf.train.list_variables(str(path))]
+            own = [variable for variable in model.weights if is_base_point(variable)]
+            # What a checkpoint has too much of, TensorFlow passes over.
+            if sum("base_point" in name for name in in_file) > len(own):
+                raise ValueError(
+                    "it holds base points, without which its latent weights are another network, "
+                    f"and this model has {'fewer' if own else 'none'}"
+                )
         status = model.load_weights(path)
         if status is not None:  # a TensorFlow checkpoint
             status.assert_existing_objects_matched()

@@ -129,7 +129,7 @@ def compare(
     n_outputs = len(file.outputs)
     file.graph.outputs = [*file.graph.outputs, *(t.index for t in packed.values() if t)]
     interpreter = Interpreter(file.to_bytes(), call=call)
-    inputs = as_inputs(images, interpreter, call=call)
+    inputs = as_inputs(images, interpreter.inputs, call=call)
     count = len(inputs[0])
 
     rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import hbnn_larq
@@ -25,6 +26,7 @@ from hbnn_larq.edge.int8 import quantize_float_layers
 from hbnn_larq.edge.metadata import Preprocessing
 from hbnn_larq.edge.rewrites import REWRITES, rewrite
 from hbnn_larq.edge.running import Interpreter
+from hbnn_larq.files import replaced
 from hbnn_larq.folding import fold
 
 __all__ = ["convert"]
@@ -62,7 +64,8 @@ def convert(
         model: a built Functional or Sequential model with at least one binary kernel and a fixed
             input size.
         path: where to write the file, or `None` to only return it. It is written under another
-            name first and then moved, so no half-written file is ever left.
+            name first and then moved, so no half-written file is ever left. A device such as
+            `/dev/null` is written to as it is.
         rewrites: changes that make the file smaller and leave the outputs as they are; all by
             default, `()` for none. See `hbnn_larq.edge.rewrites.REWRITES`. One that would make
             the file larger is skipped, and the report says so.
@@ -87,8 +90,10 @@ def convert(
     if path is not None:
         check_writable(path, call)
     folded = fold_for_conversion(model, call)
-    if labels:
+    if len(labels):
         labels = metadata.check_labels(labels, tf.nest.flatten(folded.output)[0].shape[-1], call)
+    if preprocessing is not None:
+        preprocessing.check_channels(folded.inputs[0].shape[-1], call)
     rewritten, changes = rewrite(
         folded, rewrites, call=call, size=lambda part: len(run_converter(freeze(part, call), call))
     )
@@ -156,7 +161,7 @@ class FrozenGraph:
         inputs = [tensor for tensor in function.inputs if tensor.dtype != tf.resource]
         self.job = {
             "inputs": [tensor.op.name for tensor in inputs],
-            "dtypes": [f"DT_{tensor.dtype.name.upper()}".replace("32", "") for tensor in inputs],
+            "dtypes": [DataType.Name(tensor.dtype.as_datatype_enum) for tensor in inputs],
             "shapes": [list(tensor.shape) for tensor in inputs],
             "outputs": [tensor.op.inputs[0].op.name for tensor in function.outputs],
             "quantize": False,
@@ -174,6 +179,12 @@ def freeze(model: tf.keras.Model, call: str) -> FrozenGraph:
                 f"{call}: input {name!r} has the open shape {tuple(shape)}; a .tflite needs fixed "
                 "sizes. Build the model with the input_shape that the device will feed."
             )
+        if tensor.dtype in (tf.float16, tf.bfloat16):
+            raise ValueError(
+                f"{call}: input {name!r} is {tensor.dtype.name}, which the LCE interpreter does "
+                "not take. Build the model on a float32 input, tf.keras.Input(shape); its layers "
+                "cast it to what they compute in."
+            )
         specs.append(tf.TensorSpec([1, *shape[1:]], tensor.dtype, name))
     structure = model.input if not isinstance(model, tf.keras.Sequential) else model.inputs[0]
 
@@ -186,6 +197,7 @@ def freeze(model: tf.keras.Model, call: str) -> FrozenGraph:
         run.get_concrete_function(*specs), lower_control_flow=False
     )
     frozen = FrozenGraph(function)
+    _refuse_sparse_product(frozen.graph_def, call)
     _refuse_spatial_scale(frozen.graph_def, call)
     return frozen
 
@@ -253,6 +265,17 @@ def _failure(call: str, status: int, said: str) -> str:
     )
 
 
+def _refuse_sparse_product(graph_def: Any, call: str) -> None:
+    """Refuses an op that the converter passes on by name, though no interpreter knows it."""
+    for node in graph_def.node:
+        if node.op == "SparseTensorDenseMatMul":
+            raise ValueError(
+                f"{call}: layer {node.name.rsplit('/', 2)[0]!r} multiplies by a sparse matrix "
+                f"({node.op}), an op that no interpreter has. Build a locally connected layer with "
+                "implementation=1."
+            )
+
+
 def _refuse_spatial_scale(graph_def: Any, call: str) -> None:
     """Refuses a factor that varies over height or width right behind a binary convolution.
 
@@ -289,9 +312,10 @@ def _refuse_spatial_scale(graph_def: Any, call: str) -> None:
 
     def binary_conv_before(node: Any) -> str | None:
         while node.op in _FUSED_INTO_CONV:
-            node = next((s for s in sources(node) if constant_shape(s) is None), node)
-            if node.op in ("Placeholder", "Const"):
+            inputs = [source for source in sources(node) if constant_shape(source) is None]
+            if len(inputs) != 1:  # a constant, or two branches: no product is carried through
                 return None
+            (node,) = inputs
         is_binary = node.op == "Conv2D" and is_sign(sources(node)[1])
         return node.name if is_binary else None
 
@@ -317,11 +341,13 @@ def _refuse_spatial_scale(graph_def: Any, call: str) -> None:
 def check_writable(path: str | os.PathLike[str], call: str) -> None:
     """Raises OSError unless a file can be written at `path`."""
     target = Path(path)
-    folder = target.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{call}: there is no folder {str(folder)!r}. Make it first.")
+    folder = target.resolve().parent
     if target.is_dir():
         raise IsADirectoryError(f"{call}: {str(target)!r} is a folder. Name a file in it.")
+    if target.exists() and not target.is_file():
+        return  # a device or a pipe; nothing is made beside it
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{call}: there is no folder {str(folder)!r}. Make it first.")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -333,25 +359,13 @@ def check_writable(path: str | os.PathLike[str], call: str) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a neighbour of `path` and moves it there, so that `path` is whole or absent."""
-    target = Path(path)
-    with tempfile.NamedTemporaryFile(
-        dir=target.absolute().parent, prefix=f".{target.name}-", delete=False
-    ) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(file.name, 0o666 & ~umask)
-            os.replace(file.name, target)
-        except BaseException as error:
-            Path(file.name).unlink(missing_ok=True)
-            if not isinstance(error, OSError):
-                raise
-            raise OSError(
-                error.errno,
-                f"cannot write {str(target)!r} ({error.strerror}); nothing of it is left. Free "
-                "some space there, or name another path",
-            ) from None
+    """Writes a file whole or not at all, and says so where it cannot."""
+    try:
+        with replaced(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write {str(path)!r} ({error.strerror}); nothing of it is left. Free some "
+            "space there, or name another path",
+        ) from None

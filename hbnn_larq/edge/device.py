@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,20 +30,20 @@ def device_commands(path: str | os.PathLike[str], threads: Sequence[int] = (1,))
         threads: thread counts to try.
     """
     files = [Path(path), *(twin for twin in twin_paths(path).values() if twin.exists())]
-    pushed = " ".join(map(str, files))
+    pushed = shlex.join(map(str, files))
     folder = "/data/local/tmp"
     phone: list[str] = []
     pi: list[str] = []
     for count, file in itertools.product(threads, files):
-        options = f"{file.name} --num_threads={count} --num_runs=50"
+        graph = shlex.quote(shlex.quote(file.name))  # for the shell here and the one over there
+        options = f"{graph} --num_threads={count} --num_runs=50"
         tee = "tee -a" if phone else "tee"
         phone.append(
             f"adb shell {folder}/lce_benchmark_model --graph={folder}/{options} 2>&1 "
             f"| {tee} phone.txt"
         )
         pi.append(
-            f'ssh pi@raspberrypi.local "./lce_benchmark_model --graph={options}" 2>&1 '
-            f"| {tee} pi.txt"
+            f"ssh pi@raspberrypi.local ./lce_benchmark_model --graph={options} 2>&1 | {tee} pi.txt"
         )
     return "\n".join(
         [
@@ -59,7 +60,7 @@ def device_commands(path: str | os.PathLike[str], threads: Sequence[int] = (1,))
             *pi,
             "",
             "# then read it back into the same table",
-            f"hbnn benchmark {path} --device-output phone.txt",
+            f"hbnn benchmark {shlex.quote(str(path))} --device-output phone.txt",
         ]
     )
 

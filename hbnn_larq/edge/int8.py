@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from hbnn_larq import rebuilding
 from hbnn_larq.edge.rewrites import Block, Rewrite
+from hbnn_larq.edge.running import as_inputs, inputs_of
 from hbnn_larq.rebuilding import Config, Layer
 
 # Room beyond the images measured: a logit cut off at the end of its range loses its rank. (On the
@@ -53,7 +54,8 @@ def quantize_float_layers(
     # Only the outer graph: what comes behind a nested model is not to be seen from inside it.
     chosen = {id(layer) for layer in model.layers if _can_be_int8(layer)}
     ends = {id(_end(layer)) for layer in model.layers if id(layer) in chosen}
-    before, after = _ranges(model, images, chosen | ends)
+    checked = as_inputs(images, inputs_of(model), call=f"{call}, int8_images", taker="the model")
+    before, after = _ranges(model, checked, chosen | ends)
     changes: list[Rewrite] = []
 
     def edit(layer: Layer, config: Config) -> Layer | None:
@@ -100,20 +102,23 @@ def _quantizes(layer: Layer) -> bool:
 def _end(layer: Layer) -> Layer:
     """The batch norm that will be fused into the layer, or the layer itself."""
     after = [node.outbound_layer for node in layer.outbound_nodes]
-    is_fused = len(after) == 1 and type(after[0]) is tf.keras.layers.BatchNormalization
+    is_fused = (
+        len(after) == 1
+        and type(after[0]) is tf.keras.layers.BatchNormalization
+        and len(after[0].inbound_nodes) == 1
+    )
     return after[0] if is_fused else layer
 
 
 def _ranges(
-    model: tf.keras.Model, images: Any, wanted: set[int]
+    model: tf.keras.Model, images: list[np.ndarray], wanted: set[int]
 ) -> tuple[dict[int, Range], dict[int, Range]]:
     """Smallest and largest input and output of each wanted layer over the images."""
     before: dict[int, Range] = {}
     after: dict[int, Range] = {}
-    arrays = images if isinstance(images, (list, tuple)) else [images]
     with _watched(model, wanted, before, after):
-        for start in range(0, len(arrays[0]), 16):
-            batch = [tf.constant(a[start : start + 16], tf.float32) for a in arrays]
+        for start in range(0, len(images[0]), 16):
+            batch = [tf.constant(array[start : start + 16]) for array in images]
             if isinstance(model, tf.keras.Sequential):
                 model(batch[0], training=False)
             else:

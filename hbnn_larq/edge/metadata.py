@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -50,6 +51,16 @@ class Preprocessing:
                 "pixels / 255 has Preprocessing(scale=1 / 255)."
             )
 
+    def check_channels(self, channels: int, call: str) -> None:
+        """ValueError unless there is one number for all channels, or one for each."""
+        for name in ("mean", "std"):
+            count = len(getattr(self, name))
+            if count not in (1, channels):
+                raise ValueError(
+                    f"{call}: preprocessing has {count} numbers as its {name}, and the model takes "
+                    f"images of {channels} channels. Give one number for all, or one for each."
+                )
+
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Float32 images from pixels of shape (..., height, width, channels)."""
         scaled = np.asarray(pixels, np.float32) * np.float32(self.scale)
@@ -91,12 +102,15 @@ def attach(tflite: bytes, metadata: Metadata) -> bytes:
 
 def read(tflite: bytes) -> Metadata:
     """The file's record; an empty one where it has none."""
-    if not zipfile.is_zipfile(io.BytesIO(tflite)):
+    archive = _archive(tflite)
+    if archive is None:
         return Metadata()
-    with zipfile.ZipFile(io.BytesIO(tflite)) as archive:
-        names = set(archive.namelist())
-        labels = archive.read(LABELS).decode().splitlines() if LABELS in names else []
-        record = json.loads(archive.read(RECORD)) if RECORD in names else {}
+    names = set(archive.namelist())
+    record = json.loads(archive.read(RECORD)) if RECORD in names else {}
+    labels: list[str] = []
+    if LABELS in names:  # str.splitlines would also part a label at U+2028 and its like
+        lines = io.TextIOWrapper(archive.open(LABELS), encoding="utf-8")
+        labels = [line.removesuffix("\n") for line in lines]
     preprocessing = record.get("preprocessing")
     return Metadata(
         preprocessing=Preprocessing(**preprocessing) if preprocessing else None,
@@ -109,11 +123,22 @@ def read(tflite: bytes) -> Metadata:
 
 def strip(tflite: bytes) -> bytes:
     """The flatbuffer alone."""
-    if not zipfile.is_zipfile(io.BytesIO(tflite)):
-        return tflite
-    with zipfile.ZipFile(io.BytesIO(tflite)) as archive:
-        starts = [entry.header_offset for entry in archive.infolist()]
+    archive = _archive(tflite)
+    starts = [] if archive is None else [entry.header_offset for entry in archive.infolist()]
     return tflite[: min(starts)] if starts else tflite
+
+
+def _archive(tflite: bytes) -> zipfile.ZipFile | None:
+    """The archive behind the flatbuffer; None where there is none."""
+    if zipfile.is_zipfile(io.BytesIO(tflite)):
+        return zipfile.ZipFile(io.BytesIO(tflite))
+    # The list of an archive's files stands at its end; our first file is there without it.
+    if re.search(rb"PK\x03\x04.{26}" + RECORD.encode(), tflite, re.DOTALL):
+        raise ValueError(
+            "this .tflite file is damaged: the record behind the network, with its preprocessing "
+            "and labels, was cut off. Copy the file again, or convert the model again."
+        )
+    return None
 
 
 def check_labels(labels: Sequence[str], classes: int, call: str) -> tuple[str, ...]:
@@ -124,6 +149,10 @@ def check_labels(labels: Sequence[str], classes: int, call: str) -> tuple[str, .
             f"{call}: got {len(names)} labels for {classes} outputs. Give one label per class, in "
             "the order of the outputs."
         )
-    if any("\n" in name for name in names):
-        raise ValueError(f"{call}: a label may not contain a line break.")
+    for name in names:
+        if "\n" in name or "\r" in name:
+            raise ValueError(
+                f"{call}: the label {name!r} holds a line break, and the file keeps one label per "
+                "line. Put a space there."
+            )
     return names

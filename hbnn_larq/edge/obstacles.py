@@ -52,7 +52,8 @@ def obstacle(layer: Layer, argument: str) -> Obstacle | None:
             "float-inputs",
             "its inputs are float, and LCE has no op for 1-bit weights with float inputs, so the "
             "weights are stored as floats",
-            'input_quantizer="approx_sign"; a weight-only binary net saves nothing in LCE',
+            'input_quantizer="approx_sign", which leaves ±1 from a sign further back as they are; '
+            "a weight-only binary net saves nothing in LCE",
         )
     name = getattr(quantizer, "__name__", type(quantizer).__name__)
     if kind == "QuantDense":

@@ -8,7 +8,8 @@ one factor per channel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +34,7 @@ class Kernel:
     layer: Layer
     argument: str | None  # its quantizer argument; None for a layer of plain Keras
     rows: np.ndarray
+    calls: int  # in one run of the model, so at most as many ops
     ops: list[Op] = field(default_factory=list)
 
     @property
@@ -50,23 +52,35 @@ class Kernel:
 def kernels(model: tf.keras.Model) -> list[Kernel]:
     """Every kernel of the (folded) model that an op of the file could carry."""
     found = []
+    calls = Counter(map(id, _calls(model)))
     for path, layer in rebuilding.named_layers(model):
         quantized = list(rebuilding.quantized_kernels(layer))
+        times = calls[id(layer)]
         for argument, variable in quantized:
             name = rebuilding.QUANTIZED_KERNELS[argument]
             inner = f"{path}/{name}" if hasattr(layer, "pointwise_kernel") else path
             value = rebuilding.quantized_value(variable)
-            found.append(Kernel(inner, layer, argument, rebuilding.filters(layer, name, value)))
+            rows = rebuilding.filters(layer, name, value)
+            found.append(Kernel(inner, layer, argument, rows, times))
         if quantized:
             continue
         for name in ("depthwise_kernel", "pointwise_kernel", "kernel"):
             variable = getattr(layer, name, None)
             if isinstance(variable, tf.Variable) and variable.shape.rank >= 2:
                 inner = f"{path}/{name}" if hasattr(layer, "pointwise_kernel") else path
-                found.append(
-                    Kernel(inner, layer, None, rebuilding.filters(layer, name, variable.numpy()))
-                )
+                rows = rebuilding.filters(layer, name, variable.numpy())
+                found.append(Kernel(inner, layer, None, rows, times))
     return found
+
+
+def _calls(model: tf.keras.Model) -> Iterator[Layer]:
+    """Every layer as often as one run of the model calls it, nested models entered."""
+    for nodes in model._nodes_by_depth.values():
+        for node in nodes:
+            if isinstance(node.layer, tf.keras.Model):
+                yield from _calls(node.layer)
+            else:
+                yield from node.layer._flatten_layers()
 
 
 def place(found: list[Kernel], ops: list[Op]) -> None:
@@ -87,9 +101,7 @@ def place(found: list[Kernel], ops: list[Op]) -> None:
     for score, op, kernel in sorted(matches, key=lambda match: -match[0]):
         if op.index in taken or score < ALIKE:
             continue
-        if kernel.ops and not (
-            _same_weights(kernel.ops[0], op) and len(kernel.ops) < len(kernel.layer.inbound_nodes)
-        ):
+        if kernel.ops and not (_same_weights(kernel.ops[0], op) and len(kernel.ops) < kernel.calls):
             continue
         kernel.ops.append(op)
         taken.add(op.index)
@@ -182,6 +194,11 @@ def why_float(kernel: Kernel, file: TFLiteFile) -> tuple[str, str]:
     """(reason, fix) for a 1-bit kernel that the file does not compute with a binary op."""
     assert kernel.argument is not None
     found = obstacle(kernel.layer, kernel.argument)
+    if found is not None and found.mended_by and getattr(kernel.layer, "input_shape", None) is None:
+        return found.reason, (
+            f"call the layer by itself, on inputs of one shape: {found.mended_by} mends it then, "
+            "and leaves a layer in a wrapper alone"
+        )
     if found is not None:
         return found.reason, found.fix
     if not any(op.name.startswith("Lce") for op in file.ops):

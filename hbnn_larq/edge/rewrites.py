@@ -9,6 +9,7 @@ The rewritten model is made to be converted; it is not meant to be saved.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,14 +99,16 @@ def rewrite(
             f"{', '.join(map(repr, REWRITES))}; rewrites=() turns all of them off."
         )
     changes: list[Rewrite] = []
+    owners = model._flatten_layers()  # nested models have outputs of their own
+    outputs = {id(layer) for owner in owners for layer in getattr(owner, "_output_layers", ())}
 
     def edit(layer: Layer, config: Config) -> Layer | None:
         for name, replacement in REWRITES.items():
-            result = replacement(layer, config) if name in names else None
+            result = replacement(layer, config, outputs) if name in names else None
             if result is None:
                 continue
             new, change = result
-            growth = _growth(layer, new, size)
+            growth = _growth(layer, config, new, size)
             if growth > 0:
                 change = f"left as it is: the file would be {growth} bytes larger"
             changes.append(Rewrite(name, layer.name, change, skipped=growth > 0))
@@ -118,11 +121,11 @@ def rewrite(
     return (new, changes) if done else (model, changes)
 
 
-def _growth(layer: Layer, new: Layer, size: Callable[[tf.keras.Model], int]) -> int:
+def _growth(layer: Layer, config: Config, new: Layer, size: Callable[[tf.keras.Model], int]) -> int:
     """Bytes by which `new` alone makes a larger file than `layer` alone; weighed where in doubt."""
     if not isinstance(new, Block) or _bytes_saved(layer) > OVERHEAD:
         return 0
-    copy = type(layer).from_config(rebuilding.as_float32(layer.get_config()))
+    copy = type(layer).from_config(rebuilding.as_float32(config))
     alone = tf.keras.Sequential([tf.keras.Input(layer.input_shape[1:]), copy])
     copy.set_weights(layer.get_weights())
     return size(new.block) - size(alone)
@@ -135,20 +138,22 @@ def _bytes_saved(layer: Layer) -> int:
     return 4 * (count - count // channels * -(-channels // 32)) - 8 * filters
 
 
-def dense_to_conv(layer: Layer, config: Config) -> tuple[Layer, str] | None:
-    """A binary dense layer becomes a 1x1 binary convolution on a 1x1 image.
+def dense_to_conv(layer: Layer, config: Config, _: Collection[int]) -> tuple[Layer, str] | None:
+    """A binary dense layer becomes a 1x1 binary convolution, on a 1x1 image where it has none.
 
     LCE has no binary dense op, so a QuantDense would be stored in float: 28 times larger. The
     sums of a ±1 kernel are whole numbers below 2**24 either way, so the outputs are equal bit for
     bit; factors of a scaled sign go behind the convolution, equal up to float rounding.
     """
-    if type(layer) is not lq.layers.QuantDense or len(layer.input_shape) != 2:
+    if type(layer) is not lq.layers.QuantDense or not _one_input_shape(layer):
         return None
     parts = _signs_and_scale(layer)
     if parts is None or not isinstance(layer.input_quantizer, SIGN_QUANTIZERS):
         return None
     signs, scale = parts
-    inputs, units = signs.shape
+    units = signs.shape[1]
+    *places, inputs = layer.input_shape[1:]
+    image = places if len(places) == 2 else (1, math.prod(places))
     conv = lq.layers.QuantConv2D(
         units,
         1,
@@ -159,11 +164,11 @@ def dense_to_conv(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     )
     block = Block(
         [
-            tf.keras.Input((inputs,)),
-            tf.keras.layers.Reshape((1, 1, inputs)),
+            tf.keras.Input((*places, inputs)),
+            tf.keras.layers.Reshape((*image, inputs)),
             conv,
             *_behind_signs(layer, config, scale),
-            tf.keras.layers.Reshape((units,)),
+            tf.keras.layers.Reshape((*places, units)),
         ],
         layer.name,
     )
@@ -171,13 +176,15 @@ def dense_to_conv(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     return block, f"QuantDense({units}) became a 1x1 binary convolution"
 
 
-def drop_activations(layer: Layer, config: Config) -> tuple[Layer, str] | None:
+def drop_activations(
+    layer: Layer, config: Config, outputs: Collection[int]
+) -> tuple[Layer, str] | None:
     """A hard tanh, tanh or positive factor that only a sign sees is left out.
 
     sign(clip(x)) = sign(x). Left in, it costs an op and keeps the convolution before it from
-    writing bits. Only layers whose every consumer is a sign are touched.
+    writing bits. Only layers whose every consumer is a sign are touched, and no output of a model.
     """
-    if not _keeps_sign(layer) or not _only_signs_see(layer):
+    if not _keeps_sign(layer) or not _only_signs_see(layer, outputs):
         return None
     what = "a positive factor"
     if not isinstance(layer, tf.keras.layers.Rescaling):
@@ -185,14 +192,14 @@ def drop_activations(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     return Nothing(name=layer.name), f"{what} before a sign left out"
 
 
-def split_scales(layer: Layer, config: Config) -> tuple[Layer, str] | None:
+def split_scales(layer: Layer, config: Config, _: Collection[int]) -> tuple[Layer, str] | None:
     """A kernel of ±alpha with alpha = 0 somewhere becomes a ±1 kernel and a factor behind it.
 
     One channel with a zero scale sends the whole layer to float; as a factor behind the
     convolution it is fused into it. Outputs are equal up to float rounding. Kernels without a
     zero scale convert as they are and are left alone.
     """
-    if type(layer) is not lq.layers.QuantConv2D:
+    if type(layer) is not lq.layers.QuantConv2D or not _one_input_shape(layer):
         return None
     parts = _signs_and_scale(layer)
     if parts is None or np.all(parts[1] > ZERO_SCALE) or not np.any(parts[1]):
@@ -210,6 +217,11 @@ def split_scales(layer: Layer, config: Config) -> tuple[Layer, str] | None:
     conv.set_weights([signs])
     dead = int(np.sum(scale <= ZERO_SCALE))
     return block, f"±1 kernel and a factor per channel, {dead} of {scale.size} factors being 0"
+
+
+def _one_input_shape(layer: Layer) -> bool:
+    """Not so in a wrapper, where Keras knows none, and where the inputs of calls differ."""
+    return None not in getattr(layer, "input_shape", (None, None))[1:]
 
 
 def _signs_and_scale(layer: Layer) -> tuple[np.ndarray, np.ndarray] | None:
@@ -233,7 +245,8 @@ def _behind_signs(layer: Layer, config: Config, scale: np.ndarray) -> list[Layer
     return layers
 
 
-REWRITES: dict[str, Callable[[Layer, Config], tuple[Layer, str] | None]] = {
+# From a layer, its config and the ids of all output layers.
+REWRITES: dict[str, Callable[[Layer, Config, Collection[int]], tuple[Layer, str] | None]] = {
     "dense_to_conv": dense_to_conv,
     "drop_activations": drop_activations,
     "split_scales": split_scales,
@@ -260,20 +273,20 @@ def _keeps_sign(layer: Layer) -> bool:
     return False
 
 
-def _only_signs_see(layer: Layer) -> bool:
-    consumers = list(_consumers(layer))
+def _only_signs_see(layer: Layer, outputs: Collection[int]) -> bool:
+    consumers = list(_consumers(layer, outputs))
     return bool(consumers) and all(consumers)
 
 
-def _consumers(layer: Layer) -> Iterator[bool]:
+def _consumers(layer: Layer, outputs: Collection[int]) -> Iterator[bool]:
     """For each use of the layer's output: does it only matter by its sign?"""
-    if not layer.outbound_nodes or len(layer.inbound_nodes) != 1:
+    if id(layer) in outputs or len(layer.inbound_nodes) != 1:
         yield False  # an output of its model, or a layer called in several places
     for node in layer.outbound_nodes:
         consumer = node.outbound_layer
         if isinstance(getattr(consumer, "input_quantizer", None), SIGN_QUANTIZERS):
             yield True
         elif isinstance(consumer, _LET_SIGN_THROUGH):
-            yield _only_signs_see(consumer)
+            yield _only_signs_see(consumer, outputs)
         else:
             yield False

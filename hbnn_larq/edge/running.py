@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hbnn_larq.arguments import require_whole
 from hbnn_larq.edge import engine
 from hbnn_larq.edge.flatbuffer import TFLiteFile
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 __all__ = ["predict"]
 
@@ -43,6 +47,32 @@ def read_tflite(tflite: bytes | str | os.PathLike[str], *, call: str) -> bytes:
     return data
 
 
+class Input(NamedTuple):
+    """What one input takes: the shape of an example, and its type."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def inputs_of(model: tf.keras.Model) -> list[Input]:
+    """What the inputs of a Keras model take."""
+    return [
+        Input(tuple(tensor.shape[1:]), np.dtype(tensor.dtype.as_numpy_dtype))
+        for tensor in model.inputs
+    ]
+
+
+def noise(inputs: Sequence[Input], count: int) -> list[np.ndarray]:
+    """Made-up examples, the same each time: normal, or 0 to 255 where whole numbers are taken."""
+    rng = np.random.default_rng(0)
+    return [
+        rng.integers(0, 256, (count, *shape)).astype(dtype)
+        if np.issubdtype(dtype, np.integer)
+        else rng.normal(size=(count, *shape)).astype(dtype)
+        for shape, dtype in inputs
+    ]
+
+
 class Interpreter:
     """LCE's interpreter for one file, one example at a time.
 
@@ -61,8 +91,12 @@ class Interpreter:
                 f"{call}: the LCE interpreter cannot load this file ({error}). Convert the model "
                 "again with hbnn_larq.edge.convert and look at hbnn_larq.edge.report."
             ) from error
-        self.input_shapes = [tuple(shape) for shape in self._interpreter.input_shapes]
-        self.input_dtypes = [np.dtype(dtype) for dtype in self._interpreter.input_types]
+        self.inputs = [
+            Input(tuple(shape[1:]), np.dtype(dtype))
+            for shape, dtype in zip(
+                self._interpreter.input_shapes, self._interpreter.input_types, strict=True
+            )
+        ]
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Outputs for one example; each input has a batch dimension of 1."""
@@ -93,37 +127,50 @@ def predict(
 
     # Raises
         FileNotFoundError, TypeError, ValueError: no such file, not a .tflite, or images of
-            another shape than the file takes.
+            another shape or type than the file takes, or with NaN or infinity in them.
         ImportError: larq-compute-engine is not installed.
     """
     call = "predict(tflite, images)"
     data = read_tflite(tflite, call=call)
     require_whole("predict", "threads", threads, 1)
     interpreter = Interpreter(data, threads=int(threads), call=call)
-    inputs = as_inputs(images, interpreter, call=call)
+    inputs = as_inputs(images, interpreter.inputs, call=call)
     rows = [interpreter.run([array[i : i + 1] for array in inputs]) for i in range(len(inputs[0]))]
     outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
     return outputs[0] if len(outputs) == 1 else outputs
 
 
-def as_inputs(images: Any, interpreter: Interpreter, *, call: str) -> list[np.ndarray]:
-    """The images as one array per input, of the shapes and types that the file takes."""
+def as_inputs(
+    images: Any, takers: Sequence[Input], *, call: str, taker: str = "the file"
+) -> list[np.ndarray]:
+    """The images as one array per input, of the shapes and types that are taken."""
     arrays = list(images) if isinstance(images, (list, tuple)) else [images]
-    shapes, dtypes = interpreter.input_shapes, interpreter.input_dtypes
-    if len(arrays) != len(shapes):
+    if len(arrays) != len(takers):
         raise ValueError(
-            f"{call}: the file has {len(shapes)} inputs, got {len(arrays)} arrays. Pass an array "
+            f"{call}: {taker} has {len(takers)} inputs, got {len(arrays)} arrays. Pass an array "
             "(n, ...) for one input, a list of such arrays for several."
         )
     inputs = []
-    for array, shape, dtype in zip(arrays, shapes, dtypes, strict=True):
-        array = np.asarray(array)
-        if array.shape[1:] != shape[1:] or not len(array):
+    for given, (shape, dtype) in zip(arrays, takers, strict=True):
+        array = np.asarray(given)
+        if array.dtype == object or array.shape[1:] != shape or not len(array):
+            found = type(given).__name__ if array.dtype == object else array.shape
             raise ValueError(
-                f"{call}: the file takes images of shape (n, {', '.join(map(str, shape[1:]))}) "
-                f"with n at least 1, got {array.shape}. Resize and preprocess them as in training."
+                f"{call}: {taker} takes images of shape (n, {', '.join(map(str, shape))}) "
+                f"with n at least 1, got {found}. Resize and preprocess them as in training."
             )
-        inputs.append(np.ascontiguousarray(array.astype(dtype, copy=False)))
+        if not np.all(np.isfinite(array)):
+            raise ValueError(
+                f"{call}: some images hold NaN or infinity, of which a sign makes a bit like any "
+                "other. Leave them out."
+            )
+        typed = np.ascontiguousarray(array.astype(dtype, copy=False))
+        if np.issubdtype(dtype, np.integer) and not np.array_equal(typed, array):
+            raise ValueError(
+                f"{call}: {taker} takes {dtype}, and these images are {array.dtype} with values "
+                "that it cannot hold. Give pixels as they are, not normalized."
+            )
+        inputs.append(typed)
     if len({len(array) for array in inputs}) > 1:
         raise ValueError(
             f"{call}: the inputs hold {[len(a) for a in inputs]} examples; give one n."

@@ -36,7 +36,9 @@ def main(library: str, path: str, threads: str, warmup: str, runs: str) -> None:
         interpreter = module.LiteInterpreter(file.read(), int(threads), False, False, True)
     rng = np.random.default_rng(0)
     inputs = [
-        rng.normal(size=shape).astype(dtype)
+        rng.integers(0, 128, shape).astype(dtype)  # what every type holds
+        if np.issubdtype(dtype, np.integer)
+        else rng.normal(size=shape).astype(dtype)
         for shape, dtype in zip(interpreter.input_shapes, interpreter.input_types, strict=True)
     ]
     times = []

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import rebuilding
+from hbnn_larq.edge.running import as_inputs, inputs_of, noise
 from hbnn_larq.rebuilding import Config, Layer
 
 CALIBRATION = 16
@@ -57,7 +58,13 @@ def int8_twin(model: tf.keras.Model, images: Any = None) -> bytes:
     twin = float_twin_model(model)  # the graph only borrows its variables: keep it until the end
     converter = _converter(twin)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    arrays = calibration_inputs(twin, images)
+    takers = inputs_of(twin)
+    call = "int8_twin(model, images)"
+    arrays = (
+        noise(takers, CALIBRATION)
+        if images is None
+        else [a[:CALIBRATION] for a in as_inputs(images, takers, call=call, taker="the model")]
+    )
 
     def representative() -> Iterator[list[np.ndarray]]:
         for i in range(len(arrays[0])):
@@ -70,16 +77,6 @@ def int8_twin(model: tf.keras.Model, images: Any = None) -> bytes:
 def twin_paths(path: Any) -> dict[str, Path]:
     """Where the twins of a file lie."""
     return {name: Path(path).with_suffix(f".{name}.tflite") for name in ("float", "int8")}
-
-
-def calibration_inputs(model: tf.keras.Model, images: Any) -> list[np.ndarray]:
-    """A few images per input, made up where there are none."""
-    if images is None:
-        rng = np.random.default_rng(0)
-        shapes = [tensor.shape.as_list()[1:] for tensor in model.inputs]
-        return [rng.normal(size=(CALIBRATION, *shape)).astype(np.float32) for shape in shapes]
-    arrays = images if isinstance(images, (list, tuple)) else [images]
-    return [np.asarray(array[:CALIBRATION], np.float32) for array in arrays]
 
 
 def _converter(model: tf.keras.Model) -> tf.lite.TFLiteConverter:

@@ -19,6 +19,7 @@ from hbnn_larq.training.cli.commands import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from hbnn_larq.edge.flatbuffer import TFLiteFile
     from hbnn_larq.training.data import Dataset
     from hbnn_larq.training.recipe import Recipe
 
@@ -130,11 +131,23 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from hbnn_larq import edge
 
+    if Path(arguments.output).suffix in (".keras", ".h5", ".hdf5"):
+        raise ValueError(
+            f"hbnn convert -o {arguments.output}: that is the name of a Keras model, which holds "
+            "latent weights that no converted file has. Name a .tflite."
+        )
     model, recipe = _load(arguments.model, "hbnn convert")
     dataset = _data_of(model, recipe, arguments.data)
     labels: tuple[str, ...] = dataset.class_names if dataset else ()
     if arguments.labels:
-        labels = tuple(Path(arguments.labels).read_text(encoding="utf-8").splitlines())
+        try:
+            text = Path(arguments.labels).read_text(encoding="utf-8")
+            labels = tuple(text.removesuffix("\n").split("\n"))
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"hbnn convert --labels {arguments.labels}: not a text file in UTF-8. Give one "
+                "class name a line."
+            ) from None
     preprocessing = None
     if dataset is not None:
         scale = dataset.white / 255
@@ -175,6 +188,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from hbnn_larq.edge import metadata, predict
+    from hbnn_larq.edge.flatbuffer import TFLiteFile
     from hbnn_larq.edge.running import Interpreter, read_tflite
 
     call = f"hbnn predict {arguments.file}"
@@ -191,17 +205,27 @@ def _predict(arguments: argparse.Namespace) -> int:
         )
     if arguments.top < 1:
         raise ValueError(f"{call}: --top {arguments.top}: must be at least 1")
-    shape = Interpreter(content, call=call).input_shapes[0][1:]
+    inputs = Interpreter(content, call=call).inputs
+    file = TFLiteFile(metadata.strip(content))
+    shapes = [output.shape for output in file.outputs]
+    if len(inputs) != 1 or len(inputs[0].shape) != 3 or len(shapes) != 1 or len(shapes[0]) != 2:
+        raise ValueError(
+            f"{call}: this command names the class of an image, and the file takes "
+            f"{' and '.join(str(taker.shape) for taker in inputs)} and gives "
+            f"{' and '.join(map(str, shapes))}. Run it with hbnn_larq.edge.predict(file, arrays)."
+        )
+    ending = _ending(file)
     results = []
     for path in arguments.image:
-        logits = predict(content, record.preprocessing(_pixels(path, shape))[np.newaxis])
-        results.append({"image": path, "classes": _top(logits, record.labels, arguments.top)})
+        pixels = _pixels(path, inputs[0].shape)
+        outputs = predict(content, record.preprocessing(pixels)[np.newaxis])[0]
+        ranked = _ranked(outputs, ending, record.labels)[: arguments.top]
+        results.append({"image": path, "classes": ranked})
     if arguments.json:
         print(json.dumps(results, indent=2))
         return 0
     for result in results:
-        ranks = ", ".join(f"{c['label']} {c['probability']:.1%}" for c in result["classes"])
-        print(f"{result['image']}: {ranks}")
+        print(f"{result['image']}: {', '.join(map(_rank, result['classes']))}")
     return 0
 
 
@@ -383,8 +407,7 @@ def _calibration(dataset: Dataset | None) -> np.ndarray:
 
 
 def _images(model: Any, dataset: Dataset | None, count: int) -> Any:
-    import numpy as np
-
+    from hbnn_larq.edge.running import inputs_of, noise
     from hbnn_larq.training import data
 
     if count < 1:
@@ -397,10 +420,7 @@ def _images(model: Any, dataset: Dataset | None, count: int) -> Any:
             )
         return data.spread_out(dataset, dataset.test, count)[0]
     print("no data named: comparing on random noise (--data NAME for images)", file=sys.stderr)
-    rng = np.random.default_rng(0)
-    arrays = [
-        rng.normal(size=(count, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs
-    ]
+    arrays = noise(inputs_of(model), count)
     return arrays[0] if len(arrays) == 1 else arrays
 
 
@@ -413,7 +433,10 @@ def _pixels(path: str, shape: tuple[int, ...]) -> np.ndarray:
         raise FileNotFoundError(f"hbnn predict: there is no image {path!r}.")
     height, width, channels = shape
     if path.endswith(".npy"):
-        pixels = np.load(path)
+        try:
+            pixels = np.load(path)
+        except (EOFError, OSError, ValueError) as error:
+            raise ValueError(f"hbnn predict: {path!r} is no array of NumPy ({error}).") from None
         if pixels.ndim == 2:
             pixels = pixels[..., np.newaxis]
     else:
@@ -426,11 +449,13 @@ def _pixels(path: str, shape: tuple[int, ...]) -> np.ndarray:
                 f"hbnn predict: {path!r} cannot be read as PNG, JPEG, BMP or GIF with "
                 f"{channels} channels."
             ) from None
-    if pixels.ndim != 3 or pixels.shape[-1] != channels:
+    if pixels.ndim != 3 or pixels.shape[-1] != channels or not pixels.size:
         raise ValueError(
             f"hbnn predict: {path!r} has shape {pixels.shape}; the file takes images of "
             f"{channels} channels."
         )
+    if not np.all(np.isfinite(pixels)):
+        raise ValueError(f"hbnn predict: {path!r} holds NaN or infinity, which no pixel is.")
     if pixels.shape[:2] != (height, width):
         # The middle, as training on pictures and `zoo.preprocess_input` take it.
         factor = max(height / pixels.shape[0], width / pixels.shape[1])
@@ -444,20 +469,33 @@ def _pixels(path: str, shape: tuple[int, ...]) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def _top(logits: Any, labels: tuple[str, ...], count: int) -> list[dict[str, Any]]:
+def _ending(file: TFLiteFile) -> str:
+    """The op that makes the outputs, behind those that only write them in another form."""
+    makers = {tensor.index: op for op in file.ops for tensor in op.outputs}
+    op = makers.get(file.outputs[0].index)
+    while op is not None and op.name in ("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"):
+        op = makers.get(op.inputs[0].index) if op.inputs[0] is not None else None
+    return op.name if op is not None else ""
+
+
+def _ranked(outputs: np.ndarray, ending: str, labels: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The classes, best first: with probabilities, or the output itself where it is but one."""
     import numpy as np
 
-    scores = np.asarray(logits, np.float64)[0]
-    are_probabilities = np.all(scores >= 0) and abs(scores.sum() - 1) < 1e-3
-    if not are_probabilities:
-        scores = np.exp(scores - scores.max())
-        scores /= scores.sum()
-    order = np.argsort(-scores)[:count]
+    scores, kind = outputs.astype(np.float64), "probability"
+    if ending not in ("SOFTMAX", "LOGISTIC"):  # logits
+        if len(scores) == 1:
+            kind = "output"
+        else:
+            scores = np.exp(scores - scores.max())
+            scores /= scores.sum()
     return [
-        {
-            "class": int(k),
-            "label": labels[k] if labels else f"class {k}",
-            "probability": float(scores[k]),
-        }
-        for k in order
+        {"class": int(k), "label": labels[k] if labels else f"class {k}", kind: float(scores[k])}
+        for k in np.argsort(-scores)
     ]
+
+
+def _rank(found: dict[str, Any]) -> str:
+    if "output" in found:
+        return f"{found['label']} {found['output']:.4g}"
+    return f"{found['label']} {found['probability']:.1%}"
