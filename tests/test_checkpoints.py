@@ -116,3 +116,47 @@ def test_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path):
     assert "step-000000001.npz is intact. Free some space" in last
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.npz"]
     assert checkpoints.newest(tmp_path).step == 1
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [(10, 9), (10, 99), (8, 1), (8, 32)],
+    ids=["deflated", "compressed unknown", "encrypted", "patched"],
+)
+def test_whatever_a_damaged_archive_claims_it_is_skipped(tmp_path, place, value):
+    """One byte of its directory: each makes `zipfile` raise another kind of error."""
+    checkpoints.save(tmp_path, 1, ARRAYS, {"good": True}, keep=5)
+    path = checkpoints.save(tmp_path, 2, ARRAYS, {"good": False}, keep=5)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + place] = value
+    path.write_bytes(content)
+    notices = []
+    assert checkpoints.newest(tmp_path, notices.append).step == 1
+    assert len(notices) == 1 and notices[0].startswith(f"skipped damaged checkpoint {path} (")
+
+
+def without(path, name):
+    """Rewrites a checkpoint without one of its arrays, otherwise whole."""
+    with np.load(path) as file:
+        left = {key: file[key] for key in file.files if key != name}
+    with open(path, "wb") as file:
+        np.savez(file, **left)
+
+
+def test_a_checkpoint_that_lost_an_array_is_skipped(tmp_path):
+    checkpoints.save(tmp_path, 1, ARRAYS, {}, keep=5)
+    path = checkpoints.save(tmp_path, 2, ARRAYS, {}, keep=5)
+    without(path, "n")
+    notices = []
+    assert checkpoints.newest(tmp_path, notices.append).step == 1
+    lost = "1 of its arrays are missing, the first n"
+    assert notices == [f"skipped damaged checkpoint {path} ({lost})"]
+
+
+def test_a_checkpoint_of_an_earlier_version_lists_no_arrays_and_loads(tmp_path):
+    path = checkpoints.save(tmp_path, 1, ARRAYS, {}, keep=5)
+    state = np.frombuffer(b'{"loss": 1.5}', np.uint8)
+    with open(path, "wb") as file:
+        np.savez(file, **ARRAYS, **{"state.json": state})
+    found = checkpoints.newest(tmp_path, notice=pytest.fail)
+    assert found.state == {"loss": 1.5} and set(found.arrays) == set(ARRAYS)

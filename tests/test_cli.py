@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from micro import micro_model
 
 from hbnn_larq import loss_surface
-from hbnn_larq.training import checkpoints, data, recipes, run
+from hbnn_larq.training import checkpoints, data, pictures, recipes, run
 from hbnn_larq.training.cli import main
 from hbnn_larq.training.recipe import Recipe
 
@@ -229,6 +230,8 @@ def test_train_as_it_stands_shows_the_claim_and_json_is_all_it_prints(capsys, tm
         (["train", "digits", "--set", "epochs"], "--set epochs: write it as FIELD=VALUE"),
         (["train", "digits", "--set", "epochs=x"], "epochs='x': expected a whole number."),
         (["train", "digits", "--set", "batch_size=5000"], "a batch holds 1 to 1077 of them"),
+        (["train", "digits", "--set", "learning_rate=1e-320"], "learning_rate=1e-320 must be a"),
+        (["train", "digits", "--set", "learning_rate=1e39"], "float32 has (1.2e-38 to 3.4e38)"),
         (["recipes", "digit"], 'no recipe "digit". Closest: digits'),
         (["evaluate", "nowhere"], "there is no nowhere"),
         (["evaluate", "README.md", "--dataset", "digits"], "is not a Keras model that can be"),
@@ -309,3 +312,45 @@ def test_the_command_prints_its_answer_and_nothing_of_tensorflow():
     )
     assert done.returncode == 0 and done.stdout.startswith("name  ")
     assert done.stderr == ""
+
+
+def test_a_run_that_goes_further_is_shown_as_it_is_now(capsys, tmp_path, tiny, monkeypatch):
+    """Results and model are those of the earlier stop until it ends."""
+    words = ("train", "tiny", "--workdir", str(tmp_path))
+    assert outcome(capsys, *words, "--set", "stop_epoch=1")[0] == 0
+    code, out, _ = outcome(capsys, "evaluate", str(tmp_path))
+    assert code == 0 and "earlier" not in out
+    with monkeypatch.context() as patch:
+        patch.setattr(run._Run, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert outcome(capsys, *words)[0] == 1
+    assert [row["epoch"] for row in pictures.history_of(tmp_path)[1]] == [1, 2]
+    said = f"{tmp_path / 'model.keras'} is of an earlier run (stop_epoch 1 there, None here"
+    for command in (["evaluate"], ["plot", "--surface", "line", "--points", "3"]):
+        code, out, _ = outcome(capsys, *command, str(tmp_path))
+        assert code == 0 and out.startswith(said)
+    assert outcome(capsys, *words)[0] == 0
+    code, out, _ = outcome(capsys, "evaluate", str(tmp_path))
+    assert code == 0 and "earlier" not in out
+
+
+@pytest.mark.parametrize("command", ["train", "recipes"])
+@pytest.mark.parametrize("count", [1077, 5000])
+def test_holding_out_all_there_is_is_said_of_hold_out(capsys, tmp_path, command, count):
+    words = [command, "digits", "--set", f"hold_out={count}"]
+    words += ["--workdir", str(tmp_path / "run")] if command == "train" else []
+    code, _, err = outcome(capsys, *words)
+    assert (code, err) == (
+        2,
+        f"hbnn: recipe digits: hold_out={count} leaves none of 1,077 training images to train on; "
+        "hold out fewer.\n",
+    )
+
+
+def test_a_command_ends_without_a_word_where_nobody_reads_on():
+    script = "import sys; from hbnn_larq.training.cli import main; sys.exit(main(['recipes']))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    child.stdout.close()  # before it has written anything
+    assert child.stderr.read() == b""
+    assert child.wait() == 128 + signal.SIGPIPE

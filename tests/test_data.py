@@ -1,5 +1,8 @@
 """Splits that stay fixed, batches that depend on (seed, step) alone, bad requests named."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -196,3 +199,28 @@ def test_impossible_batch_sizes_are_named(small, batch_size):
 def test_labels_beyond_the_class_count_are_named(small):
     with pytest.raises(ValueError, match="labels from 0 to 2, but num_classes=2 allows 0 to 1"):
         data.Dataset(**{**vars(small), "num_classes": 2})
+
+
+def test_the_fingerprint_tells_data_apart_and_nothing_else():
+    def made(**changes):
+        return data.generated(**{"image_shape": (8, 8, 1), "num_classes": 3, "train": 9,
+                                 "validation": 6, "test": 6, **changes})  # fmt: skip
+
+    known = made().fingerprint()
+    assert known == replace(made(), name="elsewhere").fingerprint()
+    assert known == json.loads(json.dumps(known))
+    one_pixel = made()
+    one_pixel.test.images[5, 7, 7, 0] ^= 1
+    swapped = made().train.chosen(np.array([1, 0, *range(2, 9)]))
+    others = [
+        made(seed=8), made(train=12), made(num_classes=2), made(image_shape=(8, 4, 2)), one_pixel,
+        replace(made(), train=swapped), replace(made(), class_names=("a", "b", "c")),
+        replace(made(), mean=(100.0,)),
+    ]  # fmt: skip
+    found = [known, *(other.fingerprint() for other in others)]
+    assert len({json.dumps(each) for each in found}) == len(found)
+
+
+def test_a_fingerprint_is_asked_of_nobody_who_had_none(small):
+    data.require_same(None, small.fingerprint(), "x holds a run")
+    data.require_same(small.fingerprint(), small.fingerprint(), "x holds a run")

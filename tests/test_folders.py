@@ -1,5 +1,9 @@
 """Pictures in folders: the splits, the crops, and what is said about files that do not fit."""
 
+import shutil
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from micro import micro_model
@@ -201,3 +205,101 @@ def test_broken_imagenet_files_are_skipped_with_a_count(imagenet, spoil):
         "looking at 6 files",
         f"unreadable files left out: 1, the first {imagenet / 'val/n01/0.JPEG'}",
     ]
+
+
+def test_a_copied_folder_is_the_same_data_and_a_changed_one_is_not(own, tmp_path_factory):
+    known = data.load("pictures", own, image_size=8).fingerprint()
+    copy = tmp_path_factory.mktemp("copy") / "pictures"
+    shutil.copytree(own, copy)
+    assert data.load("pictures", copy, image_size=8).fingerprint() == known
+    paint(copy / "red" / "3.jpg", (0, 200, 0))  # of the same name, so in the same split
+    changed = data.load("pictures", copy, image_size=8).fingerprint()
+    assert {key for key in known if known[key] != changed[key]} == {"content"}
+
+
+def test_images_on_disk_are_told_apart_by_their_names(imagenet, tmp_path_factory):
+    known = data.load("imagenet", imagenet).fingerprint()
+    copy = tmp_path_factory.mktemp("copy") / "images"
+    shutil.copytree(imagenet, copy)
+    assert data.load("imagenet", copy).fingerprint() == known
+    (copy / "train" / "n01" / "0.JPEG").rename(copy / "train" / "n01" / "9.JPEG")
+    changed = data.load("imagenet", copy).fingerprint()
+    assert {key for key in known if known[key] != changed[key]} == {"content"}
+
+
+def test_sixteen_bits_of_grey_are_scaled_to_eight(tmp_path):
+    grey = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert Image.open(tmp_path / "grey.png").mode.startswith("I;16")
+    expected = np.arange(256).reshape(16, 16, 1).repeat(3, axis=2)
+    np.testing.assert_array_equal(folders._square(tmp_path / "grey.png", 16), expected)
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "wide.tiff")
+    assert Image.open(tmp_path / "wide.tiff").mode == "I"
+    np.testing.assert_array_equal(folders._square(tmp_path / "wide.tiff", 16), expected)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (np.ones((8, 8), np.float32), "its values are fractions"),
+        (np.full((8, 8), -1, np.int32), "its values from -1 to -1 are not those of 16 bits"),
+    ],
+)
+def test_values_whose_white_is_not_known_are_refused_with_the_file(own, values, message):
+    Image.fromarray(values).save(own / "red" / "odd.png", format="TIFF")
+    with pytest.raises(ValueError, match=rf"odd.png is no picture that can be read \({message}"):
+        data.load("pictures", own, image_size=8)
+
+
+def test_pictures_are_turned_as_their_camera_noted(tmp_path):
+    """Orientation 6: the camera was turned, and the left edge of the sensor is the top."""
+    stored = np.zeros((8, 8, 3), np.uint8)
+    stored[:, :4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    upright = folders._square(tmp_path / "turned.png", 8)
+    assert (upright[:4] == 255).all() and (upright[4:] == 0).all()
+
+
+def bomb(path):
+    """A picture of a few bytes that says it is 30,000 pixels wide and high."""
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def test_a_picture_too_large_to_decode_is_as_good_as_unreadable(own):
+    bomb(own / "red" / "bomb.png")
+    with pytest.raises(ValueError, match=r"bomb.png is no picture .*exceeds limit.*skip"):
+        data.load("pictures", own, image_size=8)
+    lines = []
+    data.load("pictures", own, image_size=8, unreadable="skip", say=lines.append)
+    assert lines == [f"unreadable files left out: 1, the first {own / 'red' / 'bomb.png'}"]
+
+
+def test_an_imagenet_picture_too_large_is_left_out_as_well(imagenet):
+    bomb(imagenet / "train" / "n02" / "3.JPEG")
+    loaded = data.load("imagenet", imagenet, unreadable="skip", say=lambda line: None)
+    assert len(loaded.train) == 9
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_no_class_is_skipped_away(own, which):
+    for path in folders._divided(folders._listed(own))[which]["red"]:
+        path.write_text("no picture")
+    with pytest.raises(ValueError, match=f"{which}: no picture of class red is left, as none"):
+        data.load("pictures", own, image_size=8, unreadable="skip", say=lambda line: None)
+
+
+@pytest.mark.parametrize("which", ["train", "val"])
+def test_no_class_of_imagenet_is_skipped_away(imagenet, which):
+    for path in (imagenet / which / "n02").iterdir():
+        path.write_text("no picture")
+    with pytest.raises(ValueError, match=f"{which}: no picture of class n02 is left"):
+        data.load("imagenet", imagenet, unreadable="skip", say=lambda line: None)

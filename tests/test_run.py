@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -505,3 +506,98 @@ def test_label_smoothing_is_that_of_keras(tiny):
     expected = float(keras(tf.one_hot(labels, 3), model(images)))
     step = steps.TrainStep(model, tf.keras.optimizers.SGD(0.1), num_classes=3, label_smoothing=0.1)
     assert step(images, labels).loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_state_of_loss_scaling_is_resumed_exactly(tmp_path, tiny, monkeypatch):
+    """Doubled every three finite steps: stopped at a fourth, it must not begin anew."""
+    build = models.build_optimizer
+
+    def restless(recipe, images):
+        inner = build(recipe.changed(precision="float32"), images)
+        scaler = tf.keras.mixed_precision.LossScaleOptimizer
+        return scaler(inner, initial_scale=256, dynamic_growth_steps=3)
+
+    monkeypatch.setattr(run, "build_optimizer", restless)
+    recipe = TINY.changed(precision="mixed_float16", epochs=2)
+    run.fit(recipe, tmp_path / "straight", dataset=tiny, say=silent)
+
+    def interrupt(line):
+        if line.startswith("epoch 1/"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(run.Stopped, match="after step 4 of 8"):
+        run.fit(recipe, tmp_path / "broken", dataset=tiny, say=interrupt)
+    run.fit(recipe, tmp_path / "broken", dataset=tiny, say=silent)
+    straight, broken = (
+        checkpoints.newest(tmp_path / name / "checkpoints").arrays
+        for name in ("straight", "broken")
+    )
+    assert float(straight["loss_scale/0000/current_loss_scale"]) == 1024
+    assert set(straight) == set(broken)
+    for name, value in straight.items():
+        np.testing.assert_array_equal(value, broken[name], err_msg=name)
+
+
+def rewritten(workdir, change):
+    """Changes arrays and state of the newest checkpoint in place, as another version has them."""
+    found = checkpoints.newest(workdir / "checkpoints")
+    change(found)
+    checkpoints.save(workdir / "checkpoints", found.step, found.arrays, found.state, keep=1)
+
+
+def test_a_checkpoint_without_loss_scale_is_taken_with_a_notice(tmp_path, tiny):
+    recipe = TINY.changed(precision="mixed_float16", stop_epoch=1)
+    run.fit(recipe, tmp_path, dataset=tiny, say=silent)
+
+    def earlier(found):
+        for name in [name for name in found.arrays if name.startswith("loss_scale/")]:
+            del found.arrays[name]
+
+    rewritten(tmp_path, earlier)
+    lines = []
+    run.fit(recipe.changed(stop_epoch=2), tmp_path, dataset=tiny, say=lines.append)
+    assert lines[0].startswith("the checkpoint holds no loss scale")
+    assert lines[1] == "resumed from step 4 of 8"
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny, tmp_path_factory):
+    """A run after its first of three epochs, which each test copies."""
+    workdir = tmp_path_factory.mktemp("stopped")
+    run.fit(TINY.changed(stop_epoch=1), workdir, dataset=tiny, say=silent)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ({"train": 39}, r"\(train 35 there, 39 here, content '\w+' there, '\w+' here\)"),
+        ({"num_classes": 4}, r"\(classes 3 there, 4 here, content "),
+        ({"seed": 8}, r"\(content '\w+' there"),
+        ({"image_shape": (9, 8, 1)}, r"\(image_shape \[8, 8, 1\] there, \[9, 8, 1\] here"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(tmp_path, stopped, other, message):
+    shutil.copytree(stopped, tmp_path / "run")
+    shape = {"image_shape": (8, 8, 1), "num_classes": 3, "train": 35, "validation": 9, "test": 12}
+    changed = data.generated(difficulty=0.2, **{**shape, **other})
+    with pytest.raises(ValueError, match=f"run holds a run on other data {message}"):
+        run.fit(TINY, tmp_path / "run", dataset=changed, say=silent)
+    # And with the data as it was, it goes on as if nobody had asked.
+    assert Recipe.from_json((tmp_path / "run" / "recipe.json").read_text()).stop_epoch == 1
+
+
+def test_a_checkpoint_that_knows_no_data_is_taken(tmp_path, tiny, stopped):
+    shutil.copytree(stopped, tmp_path / "run")
+    rewritten(tmp_path / "run", lambda found: found.state.pop("data"))
+    lines = []
+    run.fit(TINY, tmp_path / "run", dataset=tiny, say=lines.append)
+    assert lines[0] == "resumed from step 4 of 12"
+
+
+def test_a_checkpoint_of_other_shapes_is_refused_whole(tmp_path, stopped):
+    shutil.copytree(stopped, tmp_path / "run")
+    rewritten(tmp_path / "run", lambda found: found.state.pop("data"))
+    other = data.generated((8, 8, 1), 4, train=35, validation=9, test=12)
+    with pytest.raises(ValueError, match=r"does not fit this model \(model/\d+/dense/"):
+        run.fit(TINY, tmp_path / "run", dataset=other, say=silent)

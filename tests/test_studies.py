@@ -361,6 +361,36 @@ def test_stopping_a_search_is_not_swallowed_by_the_tuner(tmp_path, tiny, monkeyp
         search.search(TINY, tmp_path, radii=[0.1, 1.0], dataset=tiny, say=silent)
 
 
+@pytest.fixture(scope="module")
+def others():
+    """As many images of the same shape and classes, but others."""
+    return data.generated((8, 8, 1), 3, train=36, validation=30, test=30, difficulty=0.2, seed=8)
+
+
+def test_what_was_compared_on_other_data_is_no_answer(tmp_path, tiny, others):
+    arguments = {"seeds": 1, "say": silent}
+    before = compare.compare(TINY, ["ste_sign", "float"], tmp_path, dataset=tiny, **arguments)
+    with pytest.raises(ValueError, match=r"ste_sign.seed-0 holds a run on other data \(content "):
+        compare.compare(TINY, ["ste_sign", "float"], tmp_path, dataset=others, **arguments)
+    assert before == json.loads((tmp_path / "compare.json").read_text())
+    for path in tmp_path.glob("*/seed-0/results.json"):  # as an earlier version wrote them
+        results = json.loads(path.read_text())
+        del results["data"]
+        path.write_text(json.dumps(results))
+    assert compare.compare(TINY, ["ste_sign", "float"], tmp_path, dataset=others, **arguments)
+
+
+def test_a_search_does_not_go_on_with_other_data(tmp_path, tiny, others):
+    arguments = {"radii": [0.1], "seeds": 1, "say": silent}
+    search.search(TINY, tmp_path, dataset=tiny, **arguments)
+    with pytest.raises(ValueError, match=r"holds a search on other data \(content "):
+        search.search(TINY, tmp_path, dataset=others, **arguments)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    del settings["data"]  # as an earlier version wrote them
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    search.search(TINY, tmp_path, dataset=tiny, **arguments)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -22,6 +22,7 @@ __all__ = ["Checkpoint", "atomic_write", "newest", "save"]
 
 _NAME = re.compile(r"step-(\d{9})\.npz")
 _STATE = "state.json"
+_MEMBERS = "members"  # of the state: names of the arrays, since an archive may lose some unnoticed
 
 
 class Checkpoint(NamedTuple):
@@ -62,7 +63,7 @@ def save(
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{step:09d}.npz"
-    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    text = np.frombuffer(json.dumps({**state, _MEMBERS: sorted(arrays)}).encode(), np.uint8)
     try:
         atomic_write(path, lambda file: _write_arrays(file, {_STATE: text, **arrays}))
     except OSError as error:
@@ -96,7 +97,13 @@ def newest(directory: Path, notice: Callable[[str], None] = print) -> Checkpoint
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file.files}
             state = json.loads(arrays.pop(_STATE).tobytes().decode())
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+            lost = sorted(set(state.pop(_MEMBERS, arrays)) - set(arrays))
+            if lost:
+                raise ValueError(f"{len(lost)} of its arrays are missing, the first {lost[0]}")
+        except MemoryError:
+            raise  # which says nothing of the file
+        # The archive, its decompressors and the arrays raise errors of many kinds.
+        except Exception as error:
             notice(f"skipped damaged checkpoint {path} ({error})")
             continue
         match = _NAME.fullmatch(path.name)

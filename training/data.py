@@ -9,16 +9,19 @@ generators. So a run that is resumed at step n sees exactly the batches that the
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
+from hbnn_larq.training.recipe import listed
 from hbnn_larq.training.tfrecords import RecordSplit
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "evaluation_batches",
     "generated",
     "load",
+    "require_same",
     "steps_per_epoch",
     "training_batches",
     "training_images",
@@ -206,11 +210,62 @@ class Dataset:
         """(height, width, channels) of one image."""
         return self.train.image_shape
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data from other data, wherever its files lie; plain values for JSON.
+
+        `content` is a hash of class names, normalisation, labels and of all images in memory. Of
+        images on disk it takes the names (of records the lengths), in order: to read a million of
+        them would take too long.
+        """
+        normalization = [f"{value:.6g}" for value in (*self.mean, *self.scale)]
+        digest = hashlib.blake2b(repr((self.class_names, normalization)).encode(), digest_size=8)
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        for split in splits.values():
+            for content in _content(split):
+                digest.update(content)
+        return {
+            "image_shape": list(self.image_shape),
+            "classes": self.num_classes,
+            **{name: len(split) for name, split in splits.items()},
+            "content": digest.hexdigest(),
+        }
+
     def normalize(self, images: np.ndarray) -> np.ndarray:
         """Raw images as the network sees them, float32."""
         mean = np.asarray(self.mean, np.float32)
         scale = np.asarray(self.scale, np.float32)
         return (images.astype(np.float32) - mean) / scale
+
+
+def _content(split: AnySplit) -> Iterator[bytes | memoryview]:
+    """What a split holds, to be hashed; nothing of it says where its files lie."""
+    yield np.ascontiguousarray(split.labels, np.int64).data
+    if isinstance(split, Split):
+        yield np.ascontiguousarray(split.images).data
+    elif isinstance(split, FileSplit):
+        yield "\n".join("/".join(path.split(os.sep)[-2:]) for path in split.paths).encode()
+    else:
+        yield np.ascontiguousarray(split.places[:, 2]).data
+
+
+def require_same(there: Mapping[str, Any] | None, here: Mapping[str, Any], what: str) -> None:
+    """Raises where a folder holds work on other data.
+
+    # Arguments
+        there: `Dataset.fingerprint` of the data it was begun on; None where an older version,
+            which kept none, has begun it.
+        here: that of the data at hand.
+        what: the folder and what it holds, for the message.
+
+    # Raises
+        ValueError: naming the differences.
+    """
+    differences = {k: (v, here[k]) for k, v in (there or {}).items() if here.get(k, v) != v}
+    if differences:
+        raise ValueError(
+            f"{what} on other data ({listed(differences)}). Go on with the data as it was, or use "
+            "another --workdir."
+        )
 
 
 def digits() -> Dataset:

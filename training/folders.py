@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,8 +56,9 @@ def pictures(
         their side and mirrored.
 
     # Raises
-        ValueError: for a folder without classes, classes without pictures, splits with different
-            classes, an unreadable picture, or more pictures than fit in memory at this size.
+        ValueError: for a folder without classes, classes without pictures (that can be read),
+            splits with different classes, an unreadable picture, or more pictures than fit in
+            memory at this size.
     """
     folder = Path(folder)
     if unreadable not in ("error", "skip"):
@@ -106,6 +108,8 @@ def pictures(
     splits = {name: split(classes) for name, classes in listed.items()}
     if skipped:
         say(f"unreadable files left out: {len(skipped)}, the first {skipped[0]}")
+        for which in ("train", "test"):
+            _require_every_class(splits[which], names, f"{folder}, {which}")
     # Ten thousand pictures tell mean and deviation well enough.
     pixels = splits["train"].images[:: max(1, len(splits["train"]) // 10_000)].reshape(-1, 3)
     return Dataset(
@@ -162,6 +166,8 @@ def imagenet(
         names, train, test = _from_folders(folder, size, expected)
         if unreadable == "skip":
             train, test = (_only_whole(split, say) for split in (train, test))
+            _require_every_class(train, names, f"{folder}, train")
+            _require_every_class(test, names, f"{folder}, val")
     elif place := tfrecords.prepared(folder):
         names, train, test = _from_records(place, size, expected, say)
     else:
@@ -218,6 +224,16 @@ def _only_whole(split: FileSplit, say: Callable[[str], None]) -> FileSplit:
     return split.chosen(np.flatnonzero(whole))
 
 
+def _require_every_class(split: AnySplit, names: tuple[str, ...], where: str) -> None:
+    """Raises where what was left out of a split were all pictures of a class."""
+    empty = np.flatnonzero(np.bincount(split.labels, minlength=len(names)) == 0)
+    if len(empty):
+        raise ValueError(
+            f"{where}: no picture of class {names[empty[0]]} is left, as none there can be read. "
+            "Mend them, or remove the class."
+        )
+
+
 def _is_whole(path: str) -> bool:
     from PIL import Image
 
@@ -229,7 +245,7 @@ def _is_whole(path: str) -> bool:
         with open(path, "rb") as file:
             file.seek(max(0, os.path.getsize(path) - 4096))
             return b"\xff\xd9" in file.read()  # the mark at the end of a JPEG
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
 
 
@@ -308,13 +324,36 @@ def _divided(classes: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]]
 
 
 def _square(path: Path, size: int) -> np.ndarray:
-    """A picture as (size, size, 3) uint8: shorter side scaled to `size`, middle cropped."""
-    from PIL import Image
+    """A picture as (size, size, 3) uint8: upright, shorter side scaled to `size`, middle cropped.
 
-    with Image.open(path) as picture:
-        rgb = picture.convert("RGB")
+    # Raises
+        OSError: where it cannot be read, has no known range of values, or is too large to decode.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            rgb = ImageOps.exif_transpose(_eight_bits(picture)).convert("RGB")
+    except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise OSError(str(error)) from None
     factor = size / min(rgb.size)
     width, height = (max(size, round(side * factor)) for side in rgb.size)
     rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(rgb.crop((left, top, left + size, top + size)), np.uint8)
+
+
+def _eight_bits(picture: Any) -> Any:
+    """The picture, with 16 bits of grey scaled to 8: Pillow would cut all above 255 to white."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise OSError("its values are fractions, of which black and white are not known")
+    if not picture.mode.startswith("I"):
+        return picture
+    grey = np.asarray(picture)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise OSError(f"its values from {grey.min()} to {grey.max()} are not those of 16 bits")
+    scaled = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+    scaled.info = picture.info
+    return scaled

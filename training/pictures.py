@@ -5,7 +5,6 @@ Also slices through the loss of a finished one (`hbnn_larq.loss_surface`), on it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from hbnn_larq import loss_surface, plots, rebuilding
 from hbnn_larq.arguments import require_whole
 from hbnn_larq.optimizers import is_base_point
 from hbnn_larq.training import checkpoints, data
-from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.recipe import Recipe, finished_run, listed
 
-__all__ = ["draw", "history_of", "plot", "slice_loss"]
+__all__ = ["draw", "history_of", "plot", "remark_on_model", "slice_loss"]
 
 History = Sequence[Mapping[str, Any]]
 
@@ -44,7 +43,7 @@ def draw(recipe: Recipe, history: History, folder: str | Path) -> list[Path]:
 def history_of(
     folder: str | Path, say: Callable[[str], None] = print
 ) -> tuple[Recipe, list[dict[str, Any]]]:
-    """Recipe of a run and its epochs so far: of one that has ended, or of its newest checkpoint.
+    """Recipe of a run and its epochs so far: of its results, or its newest checkpoint before.
 
     # Arguments
         folder: of the run.
@@ -54,12 +53,13 @@ def history_of(
         ValueError: `folder` holds no run, or one whose first epoch has not been saved yet.
     """
     folder = Path(folder)
-    recipe, results = folder / "recipe.json", folder / "results.json"
-    if not recipe.exists():
+    path = folder / "recipe.json"
+    if not path.exists():
         raise ValueError(f"{folder} holds no run: there is no recipe.json in it.")
-    if results.exists():
-        history = json.loads(results.read_text())["history"]
-    else:
+    recipe, finished = Recipe.from_json(path.read_text()), finished_run(folder)
+    if finished is not None and finished[0] == recipe:
+        history = finished[1]["history"]
+    else:  # not ended yet, or going further than those results
         found = checkpoints.newest(folder / "checkpoints", say)
         history = found.state["history"] if found else []
     if not history:
@@ -67,7 +67,23 @@ def history_of(
             f"{folder}: no epoch of this run has been saved yet. Wait for the end of its first "
             "one, or go on with `hbnn train`."
         )
-    return Recipe.from_json(recipe.read_text()), history
+    return recipe, history
+
+
+def remark_on_model(folder: Path, recipe: Recipe) -> str | None:
+    """What to know of `model.keras` while its run goes further than when it was written.
+
+    # Arguments
+        folder: of the run.
+        recipe: of the run, as in its `recipe.json`.
+    """
+    finished = finished_run(folder)
+    if finished is None or finished[0] == recipe:
+        return None
+    return (
+        f"{folder / 'model.keras'} is of an earlier run ({listed(finished[0].differences(recipe))})"
+        "; `hbnn train` writes it anew at the end"
+    )
 
 
 def plot(
@@ -153,6 +169,8 @@ def slice_loss(
             f"{folder} holds no finished run: `hbnn train` writes recipe.json and model.keras."
         )
     recipe = Recipe.from_json(recipe_path.read_text())
+    if remark := remark_on_model(folder, recipe):
+        say(remark)
     dataset = data.load(recipe.dataset, data_folder, image_size=recipe.image_size, say=say)
     dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     split = dataset.validation if len(dataset.validation) else dataset.train

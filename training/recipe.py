@@ -15,12 +15,15 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from hbnn_larq import flip_rate
 
-__all__ = ["FlipForecast", "Recipe", "keep_decay_sum"]
+__all__ = ["FlipForecast", "Recipe", "finished_run", "keep_decay_sum"]
 
+# Of float32, in which nets are trained: a rate below would be 0 there, one above infinite.
+_SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 # Changing these does not make it another experiment.
 _NEUTRAL = ("seed",)
 # Changing these changes how many steps there are or how large each is.
@@ -141,8 +144,11 @@ class Recipe:
             self._require(name, getattr(self, name) >= 1, "a whole number, 1 or above")
         rates = ("learning_rate", "threshold_rate", "convolution_rate", "base_point_rate")
         for name in (*rates, "width", "r"):
-            value = getattr(self, name)
-            self._require(name, value > 0 and math.isfinite(value), "a finite number above 0")
+            self._require(
+                name,
+                _SMALLEST <= getattr(self, name) <= _LARGEST,
+                "a finite number above 0, and one that float32 has (1.2e-38 to 3.4e38)",
+            )
         self._require(
             "layer_r",
             all(r > 0 and math.isfinite(r) for r in self.layer_radii or ()),
@@ -269,11 +275,19 @@ class Recipe:
         """The `Schedule` for a training split of this many images.
 
         # Arguments
-            training_images: size of the training split.
+            training_images: size of the training split, without what is held out.
             peak: highest value; None for the learning rate.
+
+        # Raises
+            ValueError: where no image is left to train on.
         """
         from hbnn_larq.training.schedules import Schedule
 
+        if training_images < 1:
+            raise ValueError(
+                f"recipe {self.name}: hold_out={self.hold_out} leaves none of "
+                f"{training_images + self.hold_out:,} training images to train on; hold out fewer."
+            )
         steps = math.ceil(training_images / self.batch_size)
         return Schedule(
             self.learning_rate if peak is None else peak,
@@ -306,6 +320,18 @@ class Recipe:
             self.law_rates(training_images)[:steps].tolist(), self.latent_decay
         )
         return FlipForecast(steps, mean, total, flip_rate.verdict(mean, total))
+
+
+def finished_run(folder: Path) -> tuple[Recipe, dict[str, Any]] | None:
+    """The recipe of which a folder holds results, and these; None where there are none yet.
+
+    While a run goes further, or another has taken its place, that is not the `recipe.json` there.
+    """
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    results = json.loads(path.read_text())
+    return Recipe.from_json(json.dumps(results["recipe"])), results
 
 
 def listed(differences: Mapping[str, tuple[Any, Any]]) -> str:

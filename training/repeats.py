@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hbnn_larq.training import data, run
-from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.recipe import Recipe, finished_run
 
 __all__ = ["Difference", "Spread", "accuracy", "paired_difference", "repeat", "spread"]
 
@@ -65,18 +64,22 @@ def repeat(
         The results of each seed.
 
     # Raises
-        ValueError: unless `seeds` is 1 or above.
+        ValueError: unless `seeds` is 1 or above; where a folder holds a run on other data.
     """
     if seeds < 1:
         raise ValueError(f"seeds={seeds}: how many runs of each, 1 or above.")
+    fingerprint = dataset.fingerprint()
     results = []
     for seed in range(seeds):
         seeded, folder = recipe.changed(seed=seed), workdir / f"seed-{seed}"
-        finished = _finished(seeded, folder)
-        if finished is None:
+        found = finished_run(folder)
+        if found is not None and found[0] == seeded:
+            result = found[1]
+            data.require_same(result.get("data"), fingerprint, f"{folder} holds a run")
+        else:
             say(f"{folder}")
-            finished = run.fit(seeded, folder, dataset=dataset, say=lambda line: say(f"  {line}"))
-        results.append(finished)
+            result = run.fit(seeded, folder, dataset=dataset, say=lambda line: say(f"  {line}"))
+        results.append(result)
     return results
 
 
@@ -110,11 +113,3 @@ def paired_difference(
     quantile = 1 - 0.025 / comparisons
     half = float(t.ppf(quantile, count - 1)) * std / math.sqrt(count) if count > 1 else math.nan
     return Difference(mean, mean - half, mean + half)
-
-
-def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    path = folder / "results.json"
-    if not path.exists():
-        return None
-    results = json.loads(path.read_text())
-    return results if Recipe.from_json(json.dumps(results["recipe"])) == recipe else None

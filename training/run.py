@@ -8,7 +8,7 @@
 | `checkpoints/` | the last few checkpoints (see `hbnn_larq.training.checkpoints`) |
 | `history.csv`, `tensorboard/` | figures of each epoch |
 | `model.keras` | the trained model, float32, for inference or further training |
-| `results.json` | recipe, versions, accuracy, flips predicted and measured, findings, wall time |
+| `results.json` | recipe, data, versions, accuracy, flips predicted and measured, findings, time |
 | `learning_curves.png`, `flips.png` | plots |
 
 Batches, initial weights and updates are functions of the recipe alone, so running the same
@@ -105,7 +105,8 @@ def fit(
         What is in `results.json`.
 
     # Raises
-        ValueError: where `workdir` holds a run of another recipe, or settings do not fit the data.
+        ValueError: where `workdir` holds a run of another recipe or on other data, or settings do
+            not fit the data.
         FloatingPointError: at the first loss or gradient that is not finite, naming the layer.
         Stopped: after Ctrl-C, once the step is finished and the state is saved; or where another
             worker was lost.
@@ -128,16 +129,17 @@ def fit(
     # Before anything else: collective operations can only be set up at the start.
     strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
     dataset = dataset or data.load(recipe.dataset, folder, image_size=recipe.image_size, say=say)
+    fingerprint = dataset.fingerprint()
     dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     # Without this, threads may add the terms of a gradient in another order in each run.
     tf.config.experimental.enable_op_determinism()
     if is_chief(strategy):
         _check_writable(workdir)  # before time goes into building the network
     _check_claim(workdir, recipe)
-    run = _Run(recipe, dataset, workdir, strategy, say, flips_every)
+    run = _Run(recipe, dataset, fingerprint, workdir, strategy, say, flips_every)
+    run.restore()
     if is_chief(strategy):
         _claim(workdir, recipe)  # now that recipe and data are known to fit
-    run.restore()
     try:
         with _interruptible() as interrupted:
             run.train(interrupted, checkpoint_every, keep)
@@ -191,12 +193,14 @@ class _Run:
         self,
         recipe: Recipe,
         dataset: data.Dataset,
+        fingerprint: dict[str, Any],
         workdir: Path,
         strategy: tf.distribute.Strategy,
         say: Say,
         flips_every: int,
     ):
         self.recipe, self.dataset, self.workdir, self.say = recipe, dataset, workdir, say
+        self.fingerprint = fingerprint
         self.strategy, self.writes = strategy, is_chief(strategy)
         self.steps_per_epoch = data.steps_per_epoch(dataset, recipe.batch_size)
         self.flips_every = flips_every
@@ -245,6 +249,7 @@ class _Run:
         for owner, variables in (
             ("model", self.model.variables),
             ("optimizer", self.optimizer.variables),
+            ("loss_scale", _loss_scale(self.optimizer)),  # which Keras leaves out of the above
         ):
             for index, variable in enumerate(variables):
                 named[f"{owner}/{index:04d}/{variable.name.split(':')[0]}"] = variable
@@ -260,6 +265,7 @@ class _Run:
         for name, signs in zip(self.counter.names, self.epoch_signs, strict=True):
             arrays[f"epoch_signs/{name}"] = np.packbits(np.asarray(signs))
         state = {
+            "data": self.fingerprint,
             "seconds": self.seconds + time.monotonic() - self.started,
             "history": self.history,
             "findings": self.findings,
@@ -271,16 +277,30 @@ class _Run:
         found = checkpoints.newest(self.workdir / "checkpoints", self.say)
         if found is None:
             return
+        data.require_same(found.state.get("data"), self.fingerprint, f"{self.workdir} holds a run")
         variables = self._variables()
-        held = {name for name in found.arrays if not name.startswith("epoch_signs/")}
-        if held != set(variables):
-            odd = ", ".join(sorted(held ^ set(variables))[:3])
+        held = {
+            name: value.shape
+            for name, value in found.arrays.items()
+            if not name.startswith("epoch_signs/")
+        }
+        expected = {name: tuple(variable.shape) for name, variable in variables.items()}
+        odd = {name for name, _ in held.items() ^ expected.items()}
+        unscaled = {name for name in odd - held.keys() if name.startswith("loss_scale/")}
+        if odd - unscaled:
             raise ValueError(
-                f"the checkpoint in {self.workdir} does not fit this model ({odd}); it was "
-                "written by another version. Use another --workdir, or that version."
+                f"the checkpoint in {self.workdir} does not fit this model "
+                f"({', '.join(sorted(odd)[:3])}); it was written by another version or for other "
+                "data. Use another --workdir, or that version and data."
+            )
+        if unscaled:
+            self.say(
+                "the checkpoint holds no loss scale, as earlier versions left it out: it starts "
+                "anew, and the run will not end bit for bit as an unbroken one"
             )
         for name, variable in variables.items():
-            variable.assign(found.arrays[name])
+            if name not in unscaled:
+                variable.assign(found.arrays[name])
         self.epoch_signs = [
             np.unpackbits(found.arrays[f"epoch_signs/{name}"], count=self.counter.sizes[name])
             .astype(bool)
@@ -537,6 +557,7 @@ class _Run:
                 "validation": len(dataset.validation),
                 "test": len(dataset.test),
             },
+            "data": self.fingerprint,
             "accuracy": {
                 "validation_top1": validation.top1 if validation else None,
                 "test_top1": test.top1,
@@ -652,6 +673,13 @@ def _policy(name: str) -> Iterator[None]:
 
 def _inner(optimizer: Any) -> tf.keras.optimizers.Optimizer:
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _loss_scale(optimizer: Any) -> list[tf.Variable]:
+    """Scale and count of finite steps of loss scaling, where there is any."""
+    if not isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+        return []
+    return [optimizer._loss_scale.current_loss_scale, optimizer._loss_scale.counter]
 
 
 def _from_base_points(model: tf.keras.Model, counter: FlipCounter) -> float | None:

@@ -107,7 +107,7 @@ def search(
 
     # Raises
         ValueError: for a recipe without r, bounds or radii that are no r, a grid without radii
-            or with very many trials, a folder of another search.
+            or with very many trials, a folder of another search or of one on other data.
         ImportError: where keras-tuner is not installed.
         hbnn_larq.training.run.Stopped: after Ctrl-C, or in a worker that lost its chief.
     """
@@ -134,8 +134,16 @@ def search(
             f"{points:,} trials; more than {MOST_GRID_TRIALS} is no plan. Use random, bayesian or "
             "hyperband."
         )
-    settings = {"radii": values, "low": low, "high": high, "seeds": seeds, "tuner": tuner}
-    _claim(workdir, recipe, {**settings, "variants": list(chosen), "per_layer": per_layer})
+    settings = {
+        "radii": values,
+        "low": low,
+        "high": high,
+        "seeds": seeds,
+        "tuner": tuner,
+        "variants": list(chosen),
+        "per_layer": per_layer,
+    }
+    _claim(workdir, recipe, settings, dataset.fingerprint())
 
     space = keras_tuner.HyperParameters()
     if len(chosen) > 1:
@@ -353,9 +361,11 @@ def _plain(r: float) -> str:
     return repr(r).removesuffix(".0")
 
 
-def _claim(workdir: Path, recipe: Recipe, settings: dict[str, Any]) -> None:
+def _claim(
+    workdir: Path, recipe: Recipe, settings: dict[str, Any], fingerprint: dict[str, Any]
+) -> None:
     """One folder, one search: r alone may differ between its runs."""
-    mine = json.dumps({"recipe": asdict(recipe), **settings}, indent=2)
+    mine = json.dumps({"recipe": asdict(recipe), "data": fingerprint, **settings}, indent=2)
     path = workdir / "settings.json"
     workdir.mkdir(parents=True, exist_ok=True)
     if path.exists():
@@ -369,4 +379,5 @@ def _claim(workdir: Path, recipe: Recipe, settings: dict[str, Any]) -> None:
                 f"{workdir} holds a search with other settings ({listed(differences)}). Use "
                 "another --workdir."
             )
+        data.require_same(there.get("data"), fingerprint, f"{workdir} holds a search")
     checkpoints.atomic_write(path, lambda file: file.write(mine.encode()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +24,26 @@ def add_command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}"
     )
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=_while_it_is_read(run), parser=parser)
     return parser
+
+
+def _while_it_is_read(
+    run: Callable[[argparse.Namespace], int],
+) -> Callable[[argparse.Namespace], int]:
+    """The command, which ends without a word where its reader has left: `hbnn recipes | head`."""
+
+    def until_nobody_reads(arguments: argparse.Namespace) -> int:
+        try:
+            code = run(arguments)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            # What is still in the buffer would fail once more when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE  # as a shell has it
+
+    return until_nobody_reads
 
 
 def refuse_converted(path: str, call: str) -> None:

@@ -293,7 +293,7 @@ def _shown(value: Any) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from hbnn_larq.training import data, run
+    from hbnn_larq.training import data, pictures, run
     from hbnn_larq.training.recipe import Recipe
 
     refuse_converted(arguments.path, "hbnn evaluate")
@@ -318,6 +318,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         say=voice(arguments),
     )
     if recipe:
+        if remark := pictures.remark_on_model(path.parent, recipe):
+            voice(arguments)(remark)
         dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
     from hbnn_larq import rebuilding
 
