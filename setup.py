@@ -31,6 +31,7 @@ CORE = [
     "protobuf>=3.20.3,<3.21",
     "scikit-learn>=1.3",
     "matplotlib>=3.7",
+    "pillow>=9.2",
 ]
 EXTRAS = {
     "convert": ["larq-compute-engine>=0.16,<0.17"],

@@ -147,7 +147,7 @@ def test_predict_reads_and_resizes_image_files(folder, tmp_path, capsys):
     (tmp_path / "text.png").write_text("no image")
     assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "text.png")]) == 2
     said = capsys.readouterr().err
-    assert "cannot be read as PNG, JPEG, BMP or GIF with 1 channels.\n" in said
+    assert "is no picture that can be read (cannot identify image file" in said
     assert main(["predict", str(folder), "image.png"]) == 2
     assert f"Convert the run first: hbnn convert {folder} -o FILE.tflite" in capsys.readouterr().err
     assert main(["predict", str(folder / "net.tflite"), str(tmp_path / "none.png")]) == 2
@@ -166,6 +166,26 @@ def test_predict_takes_the_middle_as_training_on_pictures_does(folder, tmp_path,
     assert main(["predict", str(folder / "net.tflite"), *paths, "--json"]) == 0
     one, two = json.loads(capsys.readouterr().out)
     assert one["classes"] == two["classes"]
+
+
+def test_predict_reads_a_photo_as_training_does(tmp_path):
+    """Turned as the camera noted, scaled and cropped alike, to the last bit."""
+    from PIL import Image
+
+    from hbnn_larq.training import folders
+    from hbnn_larq.training.cli import edge_commands
+
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (30, 50, 3), np.uint8))
+    exif = photo.getexif()
+    exif[274] = 6  # a quarter turn
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    seen = edge_commands._pixels(str(tmp_path / "photo.jpg"), (16, 16, 3))
+    np.testing.assert_array_equal(seen, folders.picture(tmp_path / "photo.jpg", (16, 16)))
+    grey = np.asarray(photo.convert("L"))
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    seen = edge_commands._pixels(str(tmp_path / "grey.png"), (30, 50, 1))
+    np.testing.assert_array_equal(seen[..., 0], grey)
 
 
 @pytest.fixture
@@ -252,7 +272,7 @@ def test_predict_names_what_it_cannot_classify(folder, tmp_path, capsys):
     np.save(tmp_path / "nan.npy", np.full((16, 16, 1), np.nan))
     for name, said in (
         ("empty", "is no array of NumPy"),
-        ("none", "has shape (0, 5, 1); the file takes images of 1 channels."),
+        ("none", "has shape (0, 5, 1); the file takes (16, 16, 1)."),
         ("nan", "holds NaN or infinity, which no pixel is."),
     ):
         path = str(tmp_path / f"{name}.npy")

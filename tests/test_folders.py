@@ -60,7 +60,7 @@ def test_middle_of_a_wide_picture_is_taken(tmp_path):
     picture = np.zeros((4, 12, 3), np.uint8)
     picture[:, 4:8] = 255
     Image.fromarray(picture).save(tmp_path / "wide.png")
-    np.testing.assert_array_equal(folders._square(tmp_path / "wide.png", 4), 255)
+    np.testing.assert_array_equal(folders.picture(tmp_path / "wide.png", (4, 4)), 255)
 
 
 def test_unreadable_file_is_fatal_or_skipped_with_a_count(own):
@@ -232,10 +232,10 @@ def test_sixteen_bits_of_grey_are_scaled_to_eight(tmp_path):
     Image.fromarray(grey).save(tmp_path / "grey.png")
     assert Image.open(tmp_path / "grey.png").mode.startswith("I;16")
     expected = np.arange(256).reshape(16, 16, 1).repeat(3, axis=2)
-    np.testing.assert_array_equal(folders._square(tmp_path / "grey.png", 16), expected)
+    np.testing.assert_array_equal(folders.picture(tmp_path / "grey.png", (16, 16)), expected)
     Image.fromarray(grey.astype(np.int32)).save(tmp_path / "wide.tiff")
     assert Image.open(tmp_path / "wide.tiff").mode == "I"
-    np.testing.assert_array_equal(folders._square(tmp_path / "wide.tiff", 16), expected)
+    np.testing.assert_array_equal(folders.picture(tmp_path / "wide.tiff", (16, 16)), expected)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_pictures_are_turned_as_their_camera_noted(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
-    upright = folders._square(tmp_path / "turned.png", 8)
+    upright = folders.picture(tmp_path / "turned.png", (8, 8))
     assert (upright[:4] == 255).all() and (upright[4:] == 0).all()
 
 

@@ -90,7 +90,7 @@ def pictures(
         for label, name in enumerate(names):
             for path in classes[name]:
                 try:
-                    images.append(_square(path, size))
+                    images.append(picture(path, (size, size)))
                 except OSError as error:
                     if unreadable == "error":
                         raise ValueError(
@@ -323,24 +323,33 @@ def _divided(classes: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]]
     return divided
 
 
-def _square(path: Path, size: int) -> np.ndarray:
-    """A picture as (size, size, 3) uint8: upright, shorter side scaled to `size`, middle cropped.
+def picture(path: Path, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """A picture as (height, width, channels) uint8: upright, scaled to cover it, the middle of it.
+
+    # Arguments
+        path: of a file that Pillow reads.
+        size: height and width.
+        channels: 1 for grey, 3 for colours, 4 with transparency.
 
     # Raises
         OSError: where it cannot be read, has no known range of values, or is too large to decode.
     """
     from PIL import Image, ImageOps
 
+    height, width = size
     try:
-        with Image.open(path) as picture:
-            rgb = ImageOps.exif_transpose(_eight_bits(picture)).convert("RGB")
+        with Image.open(path) as opened:
+            mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+            upright = ImageOps.exif_transpose(_eight_bits(opened)).convert(mode)
     except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise OSError(str(error)) from None
-    factor = size / min(rgb.size)
-    width, height = (max(size, round(side * factor)) for side in rgb.size)
-    rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(rgb.crop((left, top, left + size, top + size)), np.uint8)
+    factor = max(width / upright.width, height / upright.height)
+    scaled = max(width, round(upright.width * factor)), max(height, round(upright.height * factor))
+    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+    middle = upright.resize(scaled, Image.Resampling.BILINEAR).crop(
+        (left, top, left + width, top + height)
+    )
+    return np.asarray(middle, np.uint8).reshape(height, width, channels)
 
 
 def _eight_bits(picture: Any) -> Any:

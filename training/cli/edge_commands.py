@@ -77,7 +77,7 @@ def register(commands: Any) -> None:
         "hbnn predict digits.tflite scan.png",
     )
     predict.add_argument("file", metavar="FILE.tflite")
-    predict.add_argument("image", nargs="+", help="PNG, JPEG, BMP, GIF, or .npy of pixels 0-255")
+    predict.add_argument("image", nargs="+", help="a picture, or .npy of pixels 0-255")
     predict.add_argument("--top", type=int, default=3, metavar="K", help="classes (%(default)s)")
     predict.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -425,47 +425,38 @@ def _images(model: Any, dataset: Dataset | None, count: int) -> Any:
 
 
 def _pixels(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An image file as pixels 0 to 255 of the network's size."""
+    """An image file as pixels 0 to 255 of the network's size, as training on pictures reads it."""
     import numpy as np
-    import tensorflow as tf
+
+    from hbnn_larq.training import folders
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"hbnn predict: there is no image {path!r}.")
     height, width, channels = shape
-    if path.endswith(".npy"):
-        try:
-            pixels = np.load(path)
-        except (EOFError, OSError, ValueError) as error:
-            raise ValueError(f"hbnn predict: {path!r} is no array of NumPy ({error}).") from None
-        if pixels.ndim == 2:
-            pixels = pixels[..., np.newaxis]
-    else:
-        try:
-            pixels = tf.io.decode_image(
-                Path(path).read_bytes(), channels=channels, expand_animations=False
-            ).numpy()
-        except tf.errors.InvalidArgumentError:
+    if not path.endswith(".npy"):
+        if channels not in (1, 3, 4):
             raise ValueError(
-                f"hbnn predict: {path!r} cannot be read as PNG, JPEG, BMP or GIF with "
-                f"{channels} channels."
+                f"hbnn predict: the file takes images of {channels} channels, which no picture "
+                "has. Give arrays, in .npy files."
+            )
+        try:
+            return folders.picture(Path(path), (height, width), channels).astype(np.float32)
+        except OSError as error:
+            raise ValueError(
+                f"hbnn predict: {path!r} is no picture that can be read ({error})."
             ) from None
-    if pixels.ndim != 3 or pixels.shape[-1] != channels or not pixels.size:
+    try:
+        pixels = np.load(path)
+    except (EOFError, OSError, ValueError) as error:
+        raise ValueError(f"hbnn predict: {path!r} is no array of NumPy ({error}).") from None
+    if pixels.ndim == 2:
+        pixels = pixels[..., np.newaxis]
+    if pixels.shape != shape:
         raise ValueError(
-            f"hbnn predict: {path!r} has shape {pixels.shape}; the file takes images of "
-            f"{channels} channels."
+            f"hbnn predict: {path!r} has shape {pixels.shape}; the file takes {shape}."
         )
     if not np.all(np.isfinite(pixels)):
         raise ValueError(f"hbnn predict: {path!r} holds NaN or infinity, which no pixel is.")
-    if pixels.shape[:2] != (height, width):
-        # The middle, as training on pictures and `zoo.preprocess_input` take it.
-        factor = max(height / pixels.shape[0], width / pixels.shape[1])
-        sides = [
-            max(a, round(b * factor))
-            for a, b in zip((height, width), pixels.shape[:2], strict=True)
-        ]
-        top, left = (sides[0] - height) // 2, (sides[1] - width) // 2
-        pixels = tf.image.resize(pixels, sides, antialias=True).numpy()
-        pixels = pixels[top : top + height, left : left + width]
     return pixels.astype(np.float32)
 
 
