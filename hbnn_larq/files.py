@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replaced"]
+__all__ = ["replaced", "write"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place if all goes well, and goes if not.
 
@@ -19,23 +19,45 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     !!! example
         ```python
-        with replaced("table.csv") as temporary:
-            temporary.write_text(text)
+        with replaced("plot.png") as temporary:
+            figure.savefig(temporary, format="png")
         ```
 
     # Arguments
         path: the file that shall hold its old or its whole new content.
+
+    # Raises
+        OSError: it cannot be written, with `path` as its file name.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
         yield path
         return
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two may write at once
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")  # two may write at once
     try:
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say what did not fit
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # some file systems cannot sync a directory
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Writes a whole file, text in UTF-8.
+
+    # Raises
+        OSError: it cannot be written; it is as it was.
+    """
+    with replaced(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -39,10 +39,9 @@ import tensorflow as tf
 from larq.context import quantized_scope
 from larq.quantized_variable import QuantizedVariable
 
-from hbnn_larq import plots, poincare
+from hbnn_larq import files, plots, poincare
 from hbnn_larq.arguments import is_number, require, require_whole
 from hbnn_larq.durations import duration
-from hbnn_larq.files import replaced
 from hbnn_larq.layer_quantizers import filter_axis, is_quantizer_state
 from hbnn_larq.optimizers import is_base_point, is_latent
 from hbnn_larq.quantizers import BallQuantizer
@@ -254,8 +253,7 @@ class Surface:
             itertools.product(*self.axes), self.loss.flat, self.accuracy.flat, strict=True
         ):
             rows.writerow([*map(float, [*at, *figures]), self.relaxed, *moved.values()])
-        with replaced(path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+        files.write(path, text.getvalue())
         return Path(path)
 
     @classmethod

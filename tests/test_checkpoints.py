@@ -1,7 +1,5 @@
 """Checkpoint files: whole or absent, the newest whole one is found, a full disk is survived."""
 
-import errno
-import os
 import subprocess
 import sys
 import textwrap
@@ -81,20 +79,6 @@ def test_one_wrong_byte_in_an_array_is_noticed(tmp_path):
     notices = []
     assert checkpoints.newest(tmp_path, notices.append) is None
     assert len(notices) == 1
-
-
-def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-        checkpoints.atomic_write(path, fail)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path):

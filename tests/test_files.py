@@ -1,11 +1,13 @@
 """A file is whole or as it was, and nothing else stays beside it."""
 
+import errno
 import os
+import re
 import threading
 
 import pytest
 
-from hbnn_larq.files import replaced
+from hbnn_larq.files import replaced, write
 
 
 @pytest.mark.parametrize("before", [None, "old"])
@@ -13,9 +15,10 @@ def test_a_write_that_fails_leaves_all_as_it_was(tmp_path, before):
     path = tmp_path / "table.csv"
     if before is not None:
         path.write_text(before)
-    with pytest.raises(OSError, match="disk full"), replaced(path) as temporary:
+    full = re.escape(f"{os.strerror(errno.ENOSPC)}: '{path}'")
+    with pytest.raises(OSError, match=full), replaced(path) as temporary:
         temporary.write_text("half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert [file.read_text() for file in tmp_path.iterdir()] == ([before] if before else [])
 
 
@@ -26,6 +29,9 @@ def test_the_new_content_takes_the_place_of_the_old(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("table.csv", "new")]
+    for content in ("grün\n", "grün\n".encode()):
+        write(path, content)
+        assert path.read_bytes() == "grün\n".encode()
 
 
 def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path):

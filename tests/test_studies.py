@@ -2,15 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from micro import micro_model
 
+from hbnn_larq import files
 from hbnn_larq.callbacks import binary_kernels
 from hbnn_larq.training import (
-    checkpoints,
     compare,
     data,
     models,
@@ -217,9 +218,9 @@ def test_a_grid_killed_with_trials_to_come_tries_them_all(
 
 def test_a_kill_cannot_leave_half_a_state_file(tmp_path, tiny, monkeypatch):
     """keras-tuner empties its files before it writes them anew."""
-    whole, write = set(), checkpoints.atomic_write
+    whole, write = set(), files.write
     monkeypatch.setattr(
-        checkpoints, "atomic_write", lambda path, *rest: (whole.add(path), write(path, *rest))
+        files, "write", lambda path, content: (whole.add(Path(path)), write(path, content))
     )
     search.search(TINY, tmp_path, radii=[0.1, 1.0], seeds=1, dataset=tiny, say=silent)
     assert set((tmp_path / "tuner").rglob("*.json")) <= whole

@@ -134,7 +134,7 @@ def test_an_index_that_cannot_be_kept_is_no_error(home, monkeypatch):
     def read_only(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(tfrecords.checkpoints, "atomic_write", read_only)
+    monkeypatch.setattr(tfrecords, "replaced", read_only)
     lines = []
     assert len(data.load("imagenet", home, say=lines.append).train) == 13
     assert sum("(Read-only file system): it is made in each run" in line for line in lines) == 2

@@ -7,9 +7,7 @@ is whole unless the disk itself lost bytes; the archive's own checksums find tha
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -18,7 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Checkpoint", "atomic_write", "newest", "save"]
+from hbnn_larq.files import replaced
+
+__all__ = ["Checkpoint", "newest", "save"]
 
 _NAME = re.compile(r"step-(\d{9})\.npz")
 _STATE = "state.json"
@@ -65,7 +65,8 @@ def save(
     path = directory / f"step-{step:09d}.npz"
     text = np.frombuffer(json.dumps({**state, _MEMBERS: sorted(arrays)}).encode(), np.uint8)
     try:
-        atomic_write(path, lambda file: _write_arrays(file, {_STATE: text, **arrays}))
+        with replaced(path) as temporary, open(temporary, "wb") as file:
+            _write_arrays(file, {_STATE: text, **arrays})
     except OSError as error:
         kept = [file for file in _files(directory) if file <= path]
         good = f"{kept[-1]} is intact" if kept else "there is no earlier one"
@@ -110,33 +111,6 @@ def newest(directory: Path, notice: Callable[[str], None] = print) -> Checkpoint
         assert match
         return Checkpoint(int(match[1]), arrays, state)
     return None
-
-
-def atomic_write(path: Path, write: Callable[[Any], Any]) -> None:
-    """Writes a file so that `path` holds either its old or its whole new content.
-
-    # Arguments
-        path: the file.
-        write: called with a binary file object to fill.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk does not say what did not fit
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # some file systems cannot sync a directory
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _write_arrays(file: Any, arrays: dict[str, np.ndarray]) -> None:

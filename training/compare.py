@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from hbnn_larq import plots
-from hbnn_larq.training import checkpoints, data, run
+from hbnn_larq import files, plots
+from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe
 from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, spread
 
@@ -142,9 +142,7 @@ def compare(
     outcome = {"recipe": asdict(recipe), "split": split, "seeds": seeds, "methods": rows}
     text = json.dumps(outcome, indent=2) + "\n"
     for name, content in (("compare.json", text), ("compare.md", table(outcome))):
-        checkpoints.atomic_write(
-            workdir / name, lambda file, content=content: file.write(content.encode())
-        )
+        files.write(workdir / name, content)
     plots.accuracies(
         {row["method"]: row["top1"] for row in rows},
         workdir / "compare.png",

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hbnn_larq import edge, plots
+from hbnn_larq import edge, files, plots
 from hbnn_larq.edge.twins import plain_tflite
-from hbnn_larq.training import checkpoints, data, run
+from hbnn_larq.training import data, run
 from hbnn_larq.training.recipes import digits
 
 __all__ = ["demo"]
@@ -88,7 +88,7 @@ def demo(
         "versions": trained["hyperbolic"]["versions"],
     }
     text = json.dumps(results, indent=2) + "\n"
-    checkpoints.atomic_write(workdir / "results.json", lambda file: file.write(text.encode()))
+    files.write(workdir / "results.json", text)
     for line in screen(results, workdir):
         say(line)
     return results
@@ -147,9 +147,9 @@ def _ship(workdir: Path, dataset: data.Dataset) -> dict[str, Any]:
     )
     report = edge.report(model, content, images)
     for name, text in (("report.json", report.to_json()), ("report.md", report.to_markdown())):
-        checkpoints.atomic_write(workdir / name, lambda file, text=text: file.write(text.encode()))
+        files.write(workdir / name, text)
     float_content = plain_tflite(twin)
-    checkpoints.atomic_write(workdir / "float_twin.tflite", lambda file: file.write(float_content))
+    files.write(workdir / "float_twin.tflite", float_content)
     predicted = np.argmax(edge.predict(content, images), axis=-1)
     agreement = report.agreement
     assert agreement is not None and agreement.top1 is not None

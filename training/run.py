@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hbnn_larq import span
+from hbnn_larq import files, span
 from hbnn_larq.arguments import require_whole
 from hbnn_larq.callbacks import FlipCounter, base_point_flips, base_point_shares, first_non_finite
 from hbnn_larq.doctor import examine_epoch
@@ -528,7 +528,7 @@ class _Run:
         writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
-        _write_text(self.workdir / "history.csv", text.getvalue())
+        files.write(self.workdir / "history.csv", text.getvalue())
 
     # ------------------------------------------------------------------ results
 
@@ -575,7 +575,7 @@ class _Run:
             return results
         self._save_model(model)
         pictures.draw(recipe, self.history, self.workdir)
-        _write_text(self.workdir / "results.json", json.dumps(results, indent=2) + "\n")
+        files.write(self.workdir / "results.json", json.dumps(results, indent=2) + "\n")
         return results
 
     def _single_model(self) -> tf.keras.Model:
@@ -627,7 +627,7 @@ def _claim(workdir: Path, recipe: Recipe) -> None:
     """Writes the recipe into the folder of the run."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        _write_text(workdir / "recipe.json", recipe.to_json() + "\n")
+        files.write(workdir / "recipe.json", recipe.to_json() + "\n")
     except OSError as error:
         raise OSError(
             error.errno, f"cannot write to {workdir} ({error.strerror}). Use another --workdir"
@@ -691,10 +691,6 @@ def _from_base_points(model: tf.keras.Model, counter: FlipCounter) -> float | No
 
 def _shares(flips: dict[str, int], counter: FlipCounter) -> dict[str, float]:
     return {name: number / counter.sizes[name] for name, number in flips.items()}
-
-
-def _write_text(path: Path, text: str) -> None:
-    checkpoints.atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def _versions() -> dict[str, str]:

@@ -22,8 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hbnn_larq import files
 from hbnn_larq.callbacks import binary_kernels
-from hbnn_larq.training import checkpoints, data, run
+from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe, listed
 from hbnn_larq.training.repeats import repeat, spread
 from hbnn_larq.training.search_report import conclude
@@ -313,7 +314,7 @@ def _whole_state_files() -> Iterator[None]:
 
     def save(path: str, content: Any) -> str:
         text = json.dumps(content)
-        checkpoints.atomic_write(Path(path), lambda file: file.write(text.encode()))
+        files.write(path, text)
         return text
 
     original, utils.save_json = utils.save_json, save
@@ -380,4 +381,4 @@ def _claim(
                 "another --workdir."
             )
         data.require_same(there.get("data"), fingerprint, f"{workdir} holds a search")
-    checkpoints.atomic_write(path, lambda file: file.write(mine.encode()))
+    files.write(path, mine)

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hbnn_larq import plots
-from hbnn_larq.training import checkpoints
+from hbnn_larq import files, plots
 from hbnn_larq.training.recipe import Recipe
 from hbnn_larq.training.repeats import paired_difference, spread
 
@@ -82,9 +81,7 @@ def conclude(
     }
     text = json.dumps(outcome, indent=2) + "\n"
     for name, content in (("search.json", text), ("search.md", _table(outcome, longest))):
-        checkpoints.atomic_write(
-            workdir / name, lambda file, content=content: file.write(content.encode())
-        )
+        files.write(workdir / name, content)
     if layers is None:
         plots.radius_study(
             {TITLES[variant]: {r: v for (r,), v in scores[variant].items()} for variant in scores},

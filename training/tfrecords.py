@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hbnn_larq.training import checkpoints
+from hbnn_larq.files import replaced
 
 __all__ = ["RecordSplit", "prepared", "read_split"]
 
@@ -187,6 +187,5 @@ def _known(path: Path, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray] | Non
 
 def _keep(path: Path, sizes: np.ndarray, index: tuple[np.ndarray, np.ndarray]) -> None:
     places, labels = index
-    checkpoints.atomic_write(
-        path, lambda file: np.savez(file, sizes=sizes, places=places, labels=labels)
-    )
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, sizes=sizes, places=places, labels=labels)

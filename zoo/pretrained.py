@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hbnn_larq.files import replaced
+from hbnn_larq import files
 from hbnn_larq.zoo.download import Progress, download, sha256_of
 
 __all__ = ["Pretrained", "fetch", "find", "list_pretrained"]
@@ -193,13 +193,7 @@ def read_registry(path: Path) -> list[Pretrained]:
 def write_registry(path: Path, rows: Iterable[Pretrained]) -> None:
     """Writes a registry file, complete or not at all."""
     text = json.dumps({"weights": [dataclasses.asdict(row) for row in rows]}, indent=2)
-    write_text(path, text + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, complete or not at all."""
-    with replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    files.write(path, text + "\n")
 
 
 def bar(name: str) -> Progress:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import hbnn_larq.zoo
-from hbnn_larq import rebuilding
+from hbnn_larq import files, rebuilding
 from hbnn_larq.zoo import weight_files
 from hbnn_larq.zoo.images import DATASETS
 from hbnn_larq.zoo.pretrained import (
@@ -21,7 +21,6 @@ from hbnn_larq.zoo.pretrained import (
     Pretrained,
     read_registry,
     write_registry,
-    write_text,
 )
 
 __all__ = ["publish"]
@@ -108,7 +107,7 @@ def publish(
         }
         written = [p for p in (folder / file, folder / str(row.card)) if not p.exists()]
         draft.replace(folder / file)
-        write_text(folder / str(row.card), json.dumps(card, indent=2) + "\n")
+        files.write(folder / str(row.card), json.dumps(card, indent=2) + "\n")
         _register(folder / REGISTRY, row)
     except BaseException as error:
         for path in written:  # without a row nobody would find them

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hbnn_larq import rebuilding
-from hbnn_larq.files import replaced
+from hbnn_larq import files, rebuilding
 from hbnn_larq.folding import binary_weights
 from hbnn_larq.layer_quantizers import is_quantizer_state
 from hbnn_larq.optimizers import is_base_point
@@ -82,8 +81,7 @@ def save_weights(
     archive = io.BytesIO()  # on a full disk `np.savez` leaves a file open
     np.savez(archive, **entries)
     content = archive.getvalue()
-    with replaced(path) as temporary:
-        temporary.write_bytes(content)
+    files.write(path, content)
     return content
 
 

@@ -20,13 +20,12 @@ from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import hbnn_larq
-from hbnn_larq import rebuilding
+from hbnn_larq import files, rebuilding
 from hbnn_larq.edge import engine, metadata
 from hbnn_larq.edge.int8 import quantize_float_layers
 from hbnn_larq.edge.metadata import Preprocessing
 from hbnn_larq.edge.rewrites import REWRITES, rewrite
 from hbnn_larq.edge.running import Interpreter
-from hbnn_larq.files import replaced
 from hbnn_larq.folding import fold
 
 __all__ = ["convert"]
@@ -361,8 +360,7 @@ def check_writable(path: str | os.PathLike[str], call: str) -> None:
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file whole or not at all, and says so where it cannot."""
     try:
-        with replaced(path) as temporary:
-            temporary.write_bytes(content)
+        files.write(path, content)
     except OSError as error:
         raise OSError(
             error.errno,
