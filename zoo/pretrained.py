@@ -183,7 +183,7 @@ def read_registry(path: Path) -> list[Pretrained]:
         known = {f.name for f in dataclasses.fields(Pretrained)}
         for row in rows:  # it may come from elsewhere, and must not reach beyond its folder
             file = row.get("file")
-            if file is not None and Path(file).name != file:
+            if file is not None and (Path(file).name != file or file in ("", "..")):
                 raise ValueError(f"{file!r} is no plain name of a file")
         return [Pretrained(**{k: v for k, v in row.items() if k in known}) for row in rows]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
