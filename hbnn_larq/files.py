@@ -41,7 +41,8 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        error.filename = str(path)  # a full disk does not say what did not fit
+        if error.errno is not None:
+            error.filename = str(path)  # a full disk does not say what did not fit
         raise
     finally:
         temporary.unlink(missing_ok=True)

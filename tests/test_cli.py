@@ -349,7 +349,10 @@ def test_holding_out_all_there_is_is_said_of_hold_out(capsys, tmp_path, command,
 def test_a_command_ends_without_a_word_where_nobody_reads_on():
     script = "import sys; from hbnn_larq.training.cli import main; sys.exit(main(['recipes']))"
     child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},  # as the command `hbnn` sets it
     )
     child.stdout.close()  # before it has written anything
     assert child.stderr.read() == b""
