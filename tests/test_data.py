@@ -211,9 +211,13 @@ def test_the_fingerprint_tells_data_apart_and_nothing_else():
     assert known == json.loads(json.dumps(known))
     one_pixel = made()
     one_pixel.test.images[5, 7, 7, 0] ^= 1
+    other_labels = made()
+    other_labels.train.labels[:2] = other_labels.train.labels[1::-1].copy()
+    assert other_labels.train.labels[0] != made().train.labels[0]
     swapped = made().train.chosen(np.array([1, 0, *range(2, 9)]))
     others = [
         made(seed=8), made(train=12), made(num_classes=2), made(image_shape=(8, 4, 2)), one_pixel,
+        other_labels,
         replace(made(), train=swapped), replace(made(), class_names=("a", "b", "c")),
         replace(made(), mean=(100.0,)),
     ]  # fmt: skip
