@@ -6,7 +6,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["is_number", "require", "require_between", "require_whole"]
+__all__ = ["is_number", "require", "require_between", "require_share", "require_whole"]
 
 
 def is_number(value: Any) -> bool:
@@ -29,6 +29,11 @@ def require_between(call: str, argument: str, value: Any, low: float, high: floa
         value,
         f"a number above {low:g}" + (f", at most {high:g}" if math.isfinite(high) else ""),
     )
+
+
+def require_share(call: str, argument: str, value: Any) -> None:
+    """ValueError unless `value` is a number from 0 to 1."""
+    require(is_number(value) and 0 <= value <= 1, call, argument, value, "a number from 0 to 1")
 
 
 def require_whole(call: str, argument: str, value: Any, low: int) -> None:

@@ -112,7 +112,8 @@ def examine(
         for check in _LAYER_CHECKS:
             findings += check(path, layer)
     findings += _base_points(model)
-    if not any(True for _, layer in layers for _ in rebuilding.quantized_kernels(layer)):
+    latents = [v for _, layer in layers for _, v in rebuilding.quantized_kernels(layer)]
+    if not latents:
         findings.append(
             Finding(
                 "no-binary-layer",
@@ -126,7 +127,6 @@ def examine(
         findings += _decay(layers, optimizer)
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling
         findings += _standing_schedules(model, inner)
-        latents = [v for _, layer in layers for _, v in rebuilding.quantized_kernels(layer)]
         if isinstance(inner, GeodesicSGD) and latents:
             findings += _asked_flips(inner, None if learning_rates is None else len(learning_rates))
         rest = inner  # what moves all that no optimizer around it keeps to itself

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hbnn_larq.arguments import is_number, require
+from hbnn_larq.arguments import require_share
 from hbnn_larq.span import Axis, as_float64, inner_axes, span
 
 __all__ = [
@@ -347,8 +347,7 @@ def step_toward(p, g, *, r, axis: Axis, share, length) -> tf.Tensor:
     """
     (p, g), _ = _points("step_toward", r, axis, p=p, g=g)
     if not tf.is_tensor(share):
-        inside = is_number(share) and 0 <= share <= 1
-        require(inside, "step_toward", "share", share, "a number from 0 to 1")
+        require_share("step_toward", "share", share)
     scale = tf.reduce_max(tf.abs(g), axis, keepdims=True)  # squares of gradients may underflow
     unit = tf.math.divide_no_nan(g, scale)
     length_of_unit = tf.sqrt(tf.reduce_sum(unit * unit, axis, keepdims=True))

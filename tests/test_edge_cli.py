@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hbnn_larq.edge import Benchmark, benchmark, device, timing
+from hbnn_larq.edge import Benchmark, benchmark, convert, device, timing
 from hbnn_larq.training.cli import main
 
 pytest.importorskip("larq_compute_engine")
@@ -303,6 +303,8 @@ def test_convert_does_not_write_over_a_model(folder, capsys, tmp_path):
     before = (folder / "net.keras").read_bytes()
     assert main(["convert", str(folder / "net.keras"), "-o", str(folder / "net.keras")]) == 2
     assert "that is the name of a Keras model" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="that is the name of a Keras model"):
+        convert(digits_net(), folder / "net.keras")
     assert (folder / "net.keras").read_bytes() == before
     (tmp_path / "labels.txt").write_bytes(b"caf\xe9")
     words = [str(folder / "net.keras"), "-o", str(tmp_path / "net.tflite")]

@@ -80,7 +80,8 @@ def convert(
 
     # Raises
         TypeError, ValueError: the model cannot be folded, has no binary layer, an open input
-            size or a part that the converter cannot digest; the message names the way out.
+            size or a part that the converter cannot digest, or `path` has the name of a Keras
+            model; the message names the way out.
         OSError: `path` cannot be written; found out before the work starts.
         RuntimeError: the converter failed or crashed.
         ImportError: larq-compute-engine is not installed.
@@ -338,8 +339,13 @@ def _refuse_spatial_scale(graph_def: Any, call: str) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], call: str) -> None:
-    """Raises OSError unless a file can be written at `path`."""
+    """Raises unless a converted file can be written at `path`, and not over a model."""
     target = Path(path)
+    if target.suffix in (".keras", ".h5", ".hdf5"):
+        raise ValueError(
+            f"{call}: {str(target)!r}: that is the name of a Keras model, which holds latent "
+            "weights that no converted file has. Name a .tflite."
+        )
     folder = target.resolve().parent
     if target.is_dir():
         raise IsADirectoryError(f"{call}: {str(target)!r} is a folder. Name a file in it.")

@@ -18,6 +18,7 @@ import tensorflow as tf
 from hbnn_larq import rebuilding
 from hbnn_larq.edge.flatbuffer import BINARY_CONV, Op, TFLiteFile, unpack_bits
 from hbnn_larq.edge.obstacles import obstacle
+from hbnn_larq.edge.rewrites import has_one_input_shape
 from hbnn_larq.rebuilding import Layer
 
 FLOAT_OPS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
@@ -194,7 +195,7 @@ def why_float(kernel: Kernel, file: TFLiteFile) -> tuple[str, str]:
     """(reason, fix) for a 1-bit kernel that the file does not compute with a binary op."""
     assert kernel.argument is not None
     found = obstacle(kernel.layer, kernel.argument)
-    if found is not None and found.mended_by and getattr(kernel.layer, "input_shape", None) is None:
+    if found is not None and found.mended_by and not has_one_input_shape(kernel.layer):
         return found.reason, (
             f"call the layer by itself, on inputs of one shape: {found.mended_by} mends it then, "
             "and leaves a layer in a wrapper alone"

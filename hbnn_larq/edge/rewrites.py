@@ -145,7 +145,7 @@ def dense_to_conv(layer: Layer, config: Config, _: Collection[int]) -> tuple[Lay
     sums of a ±1 kernel are whole numbers below 2**24 either way, so the outputs are equal bit for
     bit; factors of a scaled sign go behind the convolution, equal up to float rounding.
     """
-    if type(layer) is not lq.layers.QuantDense or not _one_input_shape(layer):
+    if type(layer) is not lq.layers.QuantDense or not has_one_input_shape(layer):
         return None
     parts = _signs_and_scale(layer)
     if parts is None or not isinstance(layer.input_quantizer, SIGN_QUANTIZERS):
@@ -199,7 +199,7 @@ def split_scales(layer: Layer, config: Config, _: Collection[int]) -> tuple[Laye
     convolution it is fused into it. Outputs are equal up to float rounding. Kernels without a
     zero scale convert as they are and are left alone.
     """
-    if type(layer) is not lq.layers.QuantConv2D or not _one_input_shape(layer):
+    if type(layer) is not lq.layers.QuantConv2D or not has_one_input_shape(layer):
         return None
     parts = _signs_and_scale(layer)
     if parts is None or np.all(parts[1] > ZERO_SCALE) or not np.any(parts[1]):
@@ -219,7 +219,7 @@ def split_scales(layer: Layer, config: Config, _: Collection[int]) -> tuple[Laye
     return block, f"±1 kernel and a factor per channel, {dead} of {scale.size} factors being 0"
 
 
-def _one_input_shape(layer: Layer) -> bool:
+def has_one_input_shape(layer: Layer) -> bool:
     """Not so in a wrapper, where Keras knows none, and where the inputs of calls differ."""
     return None not in getattr(layer, "input_shape", (None, None))[1:]
 

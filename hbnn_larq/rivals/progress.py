@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
-from hbnn_larq.arguments import is_number, require, require_whole
+from hbnn_larq.arguments import require_share, require_whole
 from hbnn_larq.layer_quantizers import KernelQuantizer, LayerQuantizer
 
 __all__ = [
@@ -113,8 +113,7 @@ def move_clock(model: tf.keras.Model, progress: float) -> None:
     # Raises
         ValueError: `progress` is no number from 0 to 1.
     """
-    is_share = is_number(progress) and 0 <= progress <= 1
-    require(is_share, "move_clock", "progress", progress, "a number from 0 to 1")
+    require_share("move_clock", "progress", progress)
     for quantizer in scheduled_quantizers(model):
         quantizer.move_to(progress)
 

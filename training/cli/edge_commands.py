@@ -131,11 +131,6 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from hbnn_larq import edge
 
-    if Path(arguments.output).suffix in (".keras", ".h5", ".hdf5"):
-        raise ValueError(
-            f"hbnn convert -o {arguments.output}: that is the name of a Keras model, which holds "
-            "latent weights that no converted file has. Name a .tflite."
-        )
     model, recipe = _load(arguments.model, "hbnn convert")
     dataset = _data_of(model, recipe, arguments.data)
     labels: tuple[str, ...] = dataset.class_names if dataset else ()
@@ -187,9 +182,9 @@ def _report(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from hbnn_larq.edge import metadata, predict
+    from hbnn_larq.edge import metadata
     from hbnn_larq.edge.flatbuffer import TFLiteFile
-    from hbnn_larq.edge.running import Interpreter, read_tflite
+    from hbnn_larq.edge.running import Interpreter, as_inputs, read_tflite
 
     call = f"hbnn predict {arguments.file}"
     if Path(arguments.file).is_dir():
@@ -205,8 +200,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         )
     if arguments.top < 1:
         raise ValueError(f"{call}: --top {arguments.top}: must be at least 1")
-    inputs = Interpreter(content, call=call).inputs
-    file = TFLiteFile(metadata.strip(content))
+    interpreter, file = Interpreter(content, call=call), TFLiteFile(content)
+    inputs = interpreter.inputs
     shapes = [output.shape for output in file.outputs]
     if len(inputs) != 1 or len(inputs[0].shape) != 3 or len(shapes) != 1 or len(shapes[0]) != 2:
         raise ValueError(
@@ -218,8 +213,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     results = []
     for path in arguments.image:
         pixels = _pixels(path, inputs[0].shape)
-        outputs = predict(content, record.preprocessing(pixels)[np.newaxis])[0]
-        ranked = _ranked(outputs, ending, record.labels)[: arguments.top]
+        image = as_inputs(record.preprocessing(pixels)[np.newaxis], inputs, call=call)
+        (outputs,) = interpreter.run(image)
+        ranked = _ranked(outputs[0], ending, record.labels)[: arguments.top]
         results.append({"image": path, "classes": ranked})
     if arguments.json:
         print(json.dumps(results, indent=2))
@@ -275,7 +271,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     subject, folder = arguments.subject, Path(arguments.subject)
     recipe: Recipe | None = None
-    dataset: Dataset | None = None
     if not folder.exists():
         if folder.suffix or len(folder.parts) > 1:
             raise FileNotFoundError(f"hbnn doctor: there is no file or folder {subject!r}.")
@@ -286,8 +281,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
                 f"hbnn doctor: there is no file or folder {subject!r}, and {error}"
             ) from None
         recipe = changed(recipe, arguments)
-        if arguments.data or data.needs_no_files(recipe.dataset):  # the doctor downloads nothing
-            dataset = _data_of(None, recipe, arguments.data)
+        dataset = _data_at_hand(None, recipe, arguments.data)
         shape, classes = ((32, 32, 3), 10) if dataset is None else (
             dataset.image_shape,
             dataset.num_classes,
@@ -300,8 +294,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
                 "recipe beside it; only a recipe of `hbnn recipes` can be changed."
             )
         model, recipe = _load(subject, "hbnn doctor")
-        if arguments.data or recipe is None or data.needs_no_files(recipe.dataset):
-            dataset = _data_of(model, recipe, arguments.data)
+        dataset = _data_at_hand(model, recipe, arguments.data)
     images = None if dataset is None else data.spread_out(dataset, dataset.test, IMAGES)[0]
     optimizer, rates = None, None
     if recipe is not None and recipe.binary_weights:
@@ -396,6 +389,15 @@ def _data_of(model: Any, recipe: Recipe | None, word: str | None) -> Dataset | N
     size = recipe.image_size if recipe else model.inputs[0].shape[1]
     dataset = data.load(name, folder, image_size=size)
     return dataset.normalized_as(recipe.normalization if recipe else "dataset")
+
+
+def _data_at_hand(model: Any, recipe: Recipe | None, word: str | None) -> Dataset | None:
+    """As `_data_of`, but none where nobody named it and it would have to be fetched."""
+    from hbnn_larq.training import data
+
+    if recipe is not None and not word and not data.needs_no_files(recipe.dataset):
+        return None
+    return _data_of(model, recipe, word)
 
 
 def _calibration(dataset: Dataset | None) -> np.ndarray:
