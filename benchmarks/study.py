@@ -681,6 +681,7 @@ PLAN = [
     ("matched", "textures-vgg-5"),
     ("asked", "digits-vgg-60"),
     ("tuned_adam", "digits-vgg-5"),
+    ("tuned_adam", "textures-bireal18-5"),
     ("halves", "textures-bireal18-5"),
     ("confirm_halves", "textures-bireal18-5"),
     ("adam_activation", "textures-bireal18-5"),
