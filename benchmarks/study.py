@@ -344,6 +344,15 @@ STARTS = under_default(
     "epc:r=0.05:epc_size=3",
     "epc:r=0.05:epc_size=4",
 )
+# Beside a float teacher, as CMIM has it: the host it was published with, and plain sign; at the
+# published weight of the loss and at a tenth.
+TEACHER = ":teacher="
+_TAUGHT = under_default(PLAIN, "irnet:input_quantizer=ede_sign")
+TAUGHT = _TAUGHT | {
+    f"{name}{TEACHER}{weight}": f"{words}{TEACHER}{weight}"
+    for name, words in _TAUGHT.items()
+    for weight in (0.32, 3.2)
+}
 # Those without a map by Adam, the optimizer of most users, each over a grid of its own.
 METHODS_ADAM = {words: f"{words}:optimizer=adam" for words in METHODS if not _has_map(words)}
 # Rivals with a schedule, which moves once an epoch as published; in five epochs it then ends early.
@@ -364,10 +373,13 @@ def case_recipe(case: str) -> Recipe:
 
 
 def recipe_of(case: str, words: str, seed: int) -> Recipe:
-    """The recipe of one run. `words` are those of `compare.method`, plus `decay_sum=`."""
+    """The recipe of one run.
+
+    `words` are those of `compare.method`, plus `decay_sum=` and `teacher=`, which is none's.
+    """
     from hbnn_larq.training.compare import method
 
-    fields = words.split(":")
+    fields = words.partition(TEACHER)[0].split(":")
     total = next((float(f.split("=")[1]) for f in fields if f.startswith("decay_sum=")), None)
     plain = ":".join(f for f in fields if not f.startswith("decay_sum="))
     recipe = method(case_recipe(case), plain).changed(seed=seed)
@@ -571,6 +583,7 @@ PARTS = {
     "varied": publishing(*VARIED.values()),
     "halves": publishing(*HALVES.values()),
     "starts": publishing(*STARTS.values()),
+    "taught": publishing(*TAUGHT.values()),
     "confirm": publishing(*CONFIRMED, seeds=CONFIRMING),
     "confirm_halves": publishing(*CONFIRMED_HALVES, seeds=CONFIRMING),
     "points": publishing(*POINTS),
@@ -689,6 +702,10 @@ PLAN = [
     ("confirm_halves", "textures-resnet18-20"),
     ("halves", "textures-resnet18-5"),
     ("halves", "textures-vgg-5"),
+    ("taught", "textures-bireal18-5"),
+    ("taught", "textures-resnet18-5"),
+    ("taught", "textures-vgg-5"),
+    ("taught", "digits-vgg-5"),
     ("starts", "digits-vgg-5"),
     ("starts", "textures-vgg-5"),
     *[
@@ -726,6 +743,7 @@ def missing(results: Results, case: str | None = None, part: str | None = None) 
 def train(run: Run, datasets: dict[str, Any]) -> dict[str, Any]:
     """One run, through the loop that everybody uses; what it left on disk is removed."""
     import tensorflow as tf
+    from teaching import fit_taught, teacher_of
 
     from hbnn_larq.training import data
     from hbnn_larq.training.run import fit
@@ -738,7 +756,11 @@ def train(run: Run, datasets: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{recipe.dataset}: {len(dataset.train)} training images, IMAGES differs.")
     folder = tempfile.mkdtemp()
     tf.keras.backend.clear_session()
+    weight = run.method.partition(TEACHER)[2]
     try:
+        if weight:
+            teacher = teacher_of(recipe_of(run.case, FLOAT_ADAM, run.seed), dataset, folder)
+            return fit_taught(recipe, teacher, float(weight), dataset)
         found = fit(recipe, folder, dataset=dataset, say=lambda _: None)
     except FloatingPointError as error:  # a point of a grid that does not train is a result too
         return {"validation": 0.0, "test": 0.0, "diverged": str(error).partition(" The last")[0]}

@@ -52,6 +52,7 @@ from study import (
     SCHEDULED,
     SEEDS,
     STARTS,
+    TAUGHT,
     THRESHOLD_VARIANTS,
     THRESHOLDS_ON,
     VARIANTS,
@@ -985,6 +986,15 @@ COMPARED = (
         "The same, with base points that start in random directions at a share of the radius, and "
         "chains of three and four; 0 and 2 are the defaults.",
         partial(_rows_under_one_setting, methods=STARTS),
+    ),
+    Compared(
+        "taught",
+        "Beside a float teacher (CMIM)",
+        f"`{GEODESIC_MEMORY}`, the default, and the same with CMIM's loss at the published weight "
+        f"of 3.2 and at a tenth; the teacher is the float twin, trained as `{FLOAT_ADAM}` for as "
+        "many steps, by the same seed. A teacher costs its own training, and its forward pass in "
+        "each step.",
+        partial(_rows_under_one_setting, methods=TAUGHT),
     ),
     Compared(
         "confirm",

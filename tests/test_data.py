@@ -104,6 +104,17 @@ def test_every_image_is_seen_once_per_epoch_in_another_order(small):
     assert orders[0] != orders[1]
 
 
+def test_batches_with_indices_say_which_images_they_are(small):
+    plain = batches(small, batch_size=8, epochs=2, seed=3, first_step=1)
+    named = data.training_batches(
+        small, batch_size=8, epochs=2, seed=3, first_step=1, with_indices=True
+    )
+    for (images, labels), ((same, indices), again) in zip(plain, named, strict=True):
+        np.testing.assert_array_equal(images, same)
+        np.testing.assert_array_equal(labels, again)
+        np.testing.assert_array_equal(labels, small.train.labels[indices])
+
+
 @pytest.mark.parametrize("first_step", [0, 1, 3, 4, 5, 6])
 def test_resumed_batches_equal_the_unbroken_ones(digits, small, first_step):
     whole = batches(small, batch_size=8, epochs=2, seed=3)

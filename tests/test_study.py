@@ -18,7 +18,7 @@ def study():
         import study
 
         yield study
-    for name in ("study", "study_report"):
+    for name in ("study", "study_report", "teaching"):
         sys.modules.pop(name, None)
 
 
@@ -506,6 +506,40 @@ def test_what_base_points_do_is_shown_beside_plain_sign_at_the_same_point(study,
     mine = "| hyperbolic:r=0.05, lr 0.03, sum 0.1 | 72.00 ± 0.00 (5) | +3.00 [+3.00, +3.00] |"
     assert f"{mine} 0.50 | 30.0 |" in rows
     assert len(rows) == 2 + len(study.POINTS)
+
+
+@pytest.mark.parametrize("method", ["ste_sign", "irnet:input_quantizer=ede_sign"])
+def test_a_teacher_without_weight_changes_nothing(study, tmp_path, method):
+    """Beside a teacher nets start, are fed and move on as without one."""
+    from dataclasses import replace
+
+    import numpy as np
+    import teaching
+    import tensorflow as tf
+
+    from hbnn_larq.training import data
+    from hbnn_larq.training.run import fit
+
+    digits = data.load("digits")
+    digits = replace(digits, train=digits.train.chosen(np.arange(90)))
+    words = study.TAUGHT[method]
+    recipe = study.recipe_of("digits-vgg-5", words, 3).changed(epochs=2, width=0.0625)
+    assert recipe.name == study.recipe_of("digits-vgg-5", f"{words}{study.TEACHER}3.2", 3).name
+    fit(recipe, tmp_path / "alone", dataset=digits, say=lambda _: None)
+    alone = tf.keras.models.load_model(tmp_path / "alone" / "model.keras")
+    real = study.recipe_of("digits-vgg-5", study.FLOAT_ADAM, 3).changed(epochs=1, width=0.0625)
+    teacher = teaching.teacher_of(real, digits, tmp_path / "teacher")
+    students = []
+    cmim = teaching.rivals.CMIM
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            teaching.rivals, "CMIM", lambda s, *a, **k: students.append(s) or cmim(s, *a, **k)
+        )
+        line = teaching.fit_taught(recipe, teacher, 1e-30, digits)
+    for one, other in zip(alone.variables, students[0].variables, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=one.name)
+    assert line["steps"] == 6
+    assert 0 <= line["test"] <= 100 and line["seconds"] > 0
 
 
 def test_published_results_are_whole(study):

@@ -497,7 +497,13 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
 
 
 def training_batches(
-    dataset: Dataset, *, batch_size: int, epochs: int, seed: int, first_step: int = 0
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    first_step: int = 0,
+    with_indices: bool = False,
 ) -> tf.data.Dataset:
     """The whole run's training batches, from any step on.
 
@@ -508,9 +514,12 @@ def training_batches(
         seed: of order and augmentation.
         first_step: number of steps already done; skipping them costs almost nothing, since it
             happens before any image is touched.
+        with_indices: also say which images they are, for what remembers them (`rivals.CMIM`).
 
     # Returns
-        A `tf.data.Dataset` of (images, labels): float32 (b, h, w, c), normalised, and int64 (b,).
+        A `tf.data.Dataset` of (images, labels): float32 (b, h, w, c), normalised, and int64 (b,);
+        with indices of ((images, indices), labels), where indices are positions in the training
+        split, int64 (b,).
         Batch n depends on `seed` and n only.
 
     # Raises
@@ -530,10 +539,11 @@ def training_batches(
         batches = tf.data.Dataset.from_tensor_slices(shuffled).batch(batch_size)
         return tf.data.Dataset.zip((numbers, batches))
 
-    def fill(step: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def fill(step: tf.Tensor, chosen: tf.Tensor) -> tuple[Any, tf.Tensor]:
         # Order and augmentation draw from different streams of the same seed.
         batch = fetch(chosen, tf.stack([tf.constant(seed + (1 << 32), tf.int64), step]))
-        return (batch - mean) / scale, tf.gather(labels, chosen)
+        images = (batch - mean) / scale
+        return (images, chosen) if with_indices else images, tf.gather(labels, chosen)
 
     first_epoch, inside = divmod(first_step, steps)
     return (

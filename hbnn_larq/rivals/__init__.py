@@ -15,7 +15,8 @@
 | `"slb"` | SLB |
 | `"abc_net"` | ABC-Net with one base |
 
-`DistributionLoss` is RAD's loss, `RankOneScale` XNOR-Net++'s scale of rank one. `Mapped` puts the
+`DistributionLoss` is RAD's loss, `RankOneScale` XNOR-Net++'s scale of rank one, `CMIM` a model that
+trains a binary net beside its float teacher. `Mapped` puts the
 map of a hyperbolic quantizer in front of any of them. Methods that change while they train need
 `TrainingProgress` in `model.fit`; the loop of `hbnn_larq.training` moves them by itself.
 `docs/rivals.md` says what is whose, and what could not be checked.
@@ -26,6 +27,7 @@ from larq.quantizers import MagnitudeAwareSign as _MagnitudeAwareSign
 
 from hbnn_larq.rivals.abc_net import ABCNet
 from hbnn_larq.rivals.binary_connect import BinaryConnect
+from hbnn_larq.rivals.cmim import CMIM, contrastive_loss
 from hbnn_larq.rivals.dorefa import DoReFaSign
 from hbnn_larq.rivals.dsq import DSQ
 from hbnn_larq.rivals.fda import FDA, FourierSign
@@ -54,6 +56,7 @@ _utils.register_alias("xnor")(_MagnitudeAwareSign)
 _utils.register_alias("bireal")(_MagnitudeAwareSign)
 
 __all__ = [
+    "CMIM",
     "DSQ",
     "FDA",
     "RBNN",
@@ -77,6 +80,7 @@ __all__ = [
     "XNORPlusPlus",
     "add_distribution_loss",
     "begin_epoch",
+    "contrastive_loss",
     "move_clock",
     "recalibrate_batch_norm",
     "scheduled_quantizers",
