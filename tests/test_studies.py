@@ -392,6 +392,71 @@ def test_a_search_does_not_go_on_with_other_data(tmp_path, tiny, others):
     search.search(TINY, tmp_path, dataset=tiny, **arguments)
 
 
+def test_an_r_for_all_layers_replaces_one_for_each():
+    layered = TINY.changed(layer_r="0.1,0.2")
+    assert layered.changed(r=0.5).layer_radii is None
+    assert layered.changed(r=TINY.r).layer_radii is None  # also where r itself stays
+    assert compare.method(layered, "hyperbolic:r=0.5").layer_radii is None
+    assert search.Point("hyperbolic", (0.5,)).applied_to(layered).layer_radii is None
+    # Whoever names both, or neither, keeps what each layer has.
+    assert TINY.changed(r=0.5, layer_r="0.1,0.2").layer_radii == (0.1, 0.2)
+    assert compare.method(layered, "hyperbolic").layer_radii == (0.1, 0.2)
+    assert compare.method(layered, "hyperbolic:layer_r=1 2").layer_radii == (1, 2)
+
+
+def test_a_search_for_one_r_refuses_a_recipe_with_one_for_each_layer(tmp_path, tiny, trained):
+    with pytest.raises(ValueError) as error:
+        search.search(
+            TINY.changed(layer_r="0.1"), tmp_path, radii=[0.05, 5.0], dataset=tiny, say=silent
+        )
+    assert str(error.value) == (
+        "search: tiny has layer_r='0.1', an r for each layer, and one r for all would take its "
+        "place. Set it to none (--set layer_r=none), or search one for each (--per-layer)."
+    )
+    assert trained == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "field, value, why",
+    [
+        ("name", "evil", "belongs to the recipe"),
+        ("source", "nowhere", "belongs to the recipe"),
+        ("paper_top1", "99", "belongs to the recipe"),
+        ("dataset", "textures", "is the same for all methods"),
+        ("hold_out", "5", "is the same for all methods"),
+        ("image_size", "64", "is the same for all methods"),
+        ("seed", "7", "is the same for all methods"),
+        ("epochs", "4", "is the same for all methods"),
+        ("stop_epoch", "1", "is the same for all methods"),
+        ("batch_size", "9", "is the same for all methods"),
+    ],
+)
+def test_methods_share_data_seeds_and_steps(field, value, why):
+    with pytest.raises(ValueError) as error:
+        compare.method(TINY, f"hyperbolic:{field}={value}")
+    assert str(error.value).startswith(f"method 'hyperbolic:{field}={value}': {field} {why}")
+
+
+def test_the_folder_of_a_method_is_one_folder_of_its_own():
+    names = [
+        "ste_sign",
+        "irnet+hyperbolic:r=0.5:input_quantizer=ede_sign",
+        "epc:layer_r=0.1 0.2",
+        "epc:layer_r=0.1/0.2",
+        "epc:stem=../../evil",
+        f"epc:layer_r={' '.join(['0.123456789'] * 40)}",
+        f"epc:layer_r={' '.join(['0.123456789'] * 41)}",
+        "..",
+    ]
+    folders = [compare.folder_of(words) for words in names]
+    # As ever where nothing stands in the way, so that studies go on.
+    assert folders[:2] == ["ste_sign", "irnet+hyperbolic-r=0.5-input_quantizer=ede_sign"]
+    assert len(set(folders)) == len(names)
+    for folder in folders:
+        assert Path(folder).parts == (folder,) and folder != ".." and len(folder) < 200
+        assert folder.isprintable() and " " not in folder
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

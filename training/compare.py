@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +17,12 @@ from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe
 from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, spread
 
-__all__ = ["compare", "method"]
+__all__ = ["compare", "folder_of", "method"]
+
+# What a comparison holds equal, or its differences would not be the methods'.
+_SHARED = ("dataset", "hold_out", "image_size", "seed", "epochs", "stop_epoch", "batch_size")
+_OF_RECIPE = ("name", "source", "paper_top1", "paper_top5")
+_LONGEST_FOLDER = 150
 
 
 def method(recipe: Recipe, words: str) -> Recipe:
@@ -26,14 +33,16 @@ def method(recipe: Recipe, words: str) -> Recipe:
         words: "float" for the float twin, "none" for real weights under the recipe's activations,
             else a kernel quantizer (`hyperbolic`, `hyperbolic_boundary`, `epc`, `ste_sign`, any
             alias of Larq or of `hbnn_larq.rivals`, or a host with a map in front,
-            `irnet+hyperbolic`), and after colons any fields to change, such as
-            `hyperbolic:r=1:granularity=layer` or `irnet:input_quantizer=ede_sign`.
+            `irnet+hyperbolic`), and after colons fields to change, such as
+            `hyperbolic:r=1:granularity=layer` or `irnet:input_quantizer=ede_sign`. Data, seed
+            and number of steps are not a method's.
 
     # Returns
         The changed recipe.
 
     # Raises
-        ValueError: a change that is not FIELD=VALUE, or of a field that the first word sets.
+        ValueError: a change that is not FIELD=VALUE, or of a field that the first word sets or
+            that all methods share.
     """
     quantizer, *changes = words.split(":")
     values: dict[str, Any] = {"kernel_quantizer": quantizer}
@@ -54,8 +63,26 @@ def method(recipe: Recipe, words: str) -> Recipe:
                 f"method {words!r}: the first word of a method names its quantizer, and "
                 f"{quantizer} sets {field} already; write {':'.join(meant)}."
             )
+        if field in _SHARED:
+            raise ValueError(
+                f"method {words!r}: {field} is the same for all methods, or they would differ in "
+                f"more than their method. Change it for all of them: --set {change}."
+            )
+        if field in _OF_RECIPE:
+            raise ValueError(
+                f"method {words!r}: {field} belongs to the recipe, and to no method. Leave it out."
+            )
         values[field] = value
     return recipe.changed(**values)
+
+
+def folder_of(words: str) -> str:
+    """Name of the folder of a method's runs: one folder, whatever a value holds."""
+    plain = words.replace(":", "-")
+    name = re.sub(r"[^\w.=+-]+", "-", plain)[:_LONGEST_FOLDER]
+    if name == plain and name.strip("."):
+        return name
+    return f"{name}-{hashlib.blake2b(words.encode(), digest_size=6).hexdigest()}"
 
 
 def compare(
@@ -109,7 +136,7 @@ def compare(
     tf.keras.backend.clear_session()
     results = {
         words: repeat(
-            changed, workdir / words.replace(":", "-"), seeds=seeds, dataset=dataset, say=say
+            changed, workdir / folder_of(words), seeds=seeds, dataset=dataset, say=say
         )
         for words, changed in recipes.items()
     }

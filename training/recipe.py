@@ -216,6 +216,8 @@ class Recipe:
     def changed(self, **changes: Any) -> Recipe:
         """The recipe with some fields changed; a claim of its source does not survive that.
 
+        An `r` is meant for all layers, so it takes the place of `layer_r` that is not given too.
+
         # Arguments
             **changes: fields and values; text is read as the field's type, so `r="0.5"`,
                 `epochs="20"` and `kernel_quantizer="none"` work.
@@ -231,6 +233,8 @@ class Recipe:
         claim = ("paper_top1", "paper_top5")
         if any(name not in _NEUTRAL and name not in claim for name in differing):
             values = {**dict.fromkeys(claim), **values}
+        if "r" in values:
+            values = {"layer_r": None, **values}
         return replace(self, **values)
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -114,6 +114,12 @@ def search(
     """
     chosen = tuple(variants) if variants is not None else (recipe.kernel_quantizer,)
     values = _checked(recipe, chosen, radii, low, high, trials, tuner)
+    if recipe.layer_r is not None and not per_layer:
+        raise ValueError(
+            f"search: {recipe.name} has layer_r={recipe.layer_r!r}, an r for each layer, and one r "
+            "for all would take its place. Set it to none (--set layer_r=none), or search one for "
+            "each (--per-layer)."
+        )
     role = _role()
     try:
         import keras_tuner
