@@ -77,6 +77,29 @@ def test_middle_of_an_imagenet_picture(shape):
     assert step == pytest.approx(255 / shape[1], rel=0.05)
 
 
+@pytest.mark.parametrize("shape", [(300, 500, 3), (180, 101, 3), (2, 401, 257, 3)])
+def test_pictures_of_a_size_that_only_the_run_tells(shape, rng):
+    """As in a `tf.data` pipeline behind `decode_jpeg`: the very numbers of one at a time."""
+    raw = rng.integers(0, 256, shape, dtype=np.uint8)
+    unknown = tf.TensorSpec((None,) * (len(shape) - 1) + (3,), tf.uint8)
+    pipeline = tf.data.Dataset.from_generator(lambda: [raw], output_signature=unknown)
+    pipeline = pipeline.map(zoo.preprocess_input)
+    assert pipeline.element_spec.shape[-3:] == DATASETS["imagenet"].image_shape
+    np.testing.assert_array_equal(next(iter(pipeline)), zoo.preprocess_input(raw))
+
+
+@pytest.mark.parametrize(
+    "decode, shape",
+    [(tf.io.decode_jpeg, r"\(None, None, None\)"), (tf.io.decode_image, "<unknown>")],
+)
+def test_a_decoder_that_does_not_tell_the_channels(decode, shape):
+    jpeg = tf.io.encode_jpeg(np.zeros((9, 9, 3), np.uint8))
+    pipeline = tf.data.Dataset.from_tensors(jpeg).map(decode)
+    message = rf"image of shape {shape}, 'imagenet'.*expected \(height, width, 3\).*channels=3"
+    with pytest.raises(ValueError, match=message):
+        pipeline.map(zoo.preprocess_input)
+
+
 def test_constants_of_the_literature():
     assert DATASETS["cifar10"].mean == pytest.approx((123.675, 116.28, 103.53))
     assert DATASETS["cifar100"].scale == pytest.approx((68.1615, 65.382, 70.431))

@@ -97,17 +97,23 @@ def preprocess_input(image: Any, dataset: str = "imagenet") -> Any:
         ValueError: an unknown data set, or a picture of another shape.
     """
     facts = _facts("preprocess_input", dataset)
-    shape = tuple(np.shape(image))
     height, width, channels = facts.image_shape
-    if len(shape) not in (3, 4) or shape[-1] != channels:
+    x = tf.cast(tf.convert_to_tensor(image), tf.float32)
+    shape = x.shape
+    if shape.rank not in (3, 4) or shape[-1] != channels:
+        hint = (
+            ""
+            if shape.is_fully_defined()
+            else f" A decoder tells with channels={channels}, and tf.io.decode_image with "
+            "expand_animations=False too."
+        )
         raise ValueError(
             f"preprocess_input(image of shape {shape}, {dataset!r}): expected (height, width, "
-            f"{channels}), or a batch of those."
+            f"{channels}), or a batch of those.{hint}"
         )
-    x = tf.cast(tf.convert_to_tensor(image), tf.float32)
     if dataset == "imagenet":
         x = _middle(x, height)
-    elif dataset == "digits" and shape[-3:-1] == (height // 2, width // 2):
+    elif dataset == "digits" and tuple(shape[-3:-1]) == (height // 2, width // 2):
         x = tf.repeat(tf.repeat(x, 2, axis=-3), 2, axis=-2)
     if tuple(x.shape[-3:-1]) != (height, width):
         raise ValueError(
@@ -167,10 +173,11 @@ def _facts(call: str, dataset: str) -> ImageDataset:
 
 
 def _middle(x: tf.Tensor, size: int) -> tf.Tensor:
-    height, width = x.shape[-3], x.shape[-2]
-    scale = SHORTER_SIDE / min(height, width)
-    x = tf.image.resize(x, (round(height * scale), round(width * scale)), method="bilinear")
-    top, left = (x.shape[-3] - size) // 2, (x.shape[-2] - size) // 2
+    # Asked at run time: behind a decoder in a pipeline each picture has a size of its own.
+    sides = tf.cast(tf.shape(x)[-3:-1], tf.float64)
+    sides = tf.cast(tf.round(sides * (SHORTER_SIDE / tf.reduce_min(sides))), tf.int32)
+    x = tf.image.resize(x, sides, method="bilinear")
+    top, left = tf.unstack((sides - size) // 2)
     return tf.image.crop_to_bounding_box(x, top, left, size, size)
 
 
