@@ -369,6 +369,11 @@ BAD = [
     ("ResNet18", {"gamma_init": 0}, "gamma_init=0.*above 0"),
     ("ResNet18", {"input_shape": (None, None, 3)}, "the stem must be named"),
     ("ResNet18", {"input_shape": 32}, "must be a tuple of three integers"),
+    *(
+        (name, {"input_tensor": 3}, rf"{name}\(input_tensor=3\): .*tf.keras.layers.Input")
+        for name in ("VGGSmall", "ResNet18")
+    ),
+    ("VGGSmall", {"input_tensor": "image"}, r"VGGSmall\(input_tensor='image'\): .*Input"),
 ]
 
 

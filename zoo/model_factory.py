@@ -133,6 +133,12 @@ class ZooFactory:
     def image_shape(self) -> tuple[int | None, int | None, int]:
         """The checked (height, width, channels) of the input."""
         if self.input_tensor is not None:
+            if not tf.is_tensor(self.input_tensor):
+                raise ValueError(
+                    f"{self.name}(input_tensor={self.input_tensor!r}): a "
+                    f"{type(self.input_tensor).__name__}, not a tensor. Pass the output of "
+                    "tf.keras.layers.Input, or input_shape alone."
+                )
             shape = tuple(self.input_tensor.shape)[1:]
             if self.input_shape is not None and tuple(self.input_shape) != shape:
                 raise ValueError(
