@@ -135,9 +135,7 @@ def compare(
         run.build_model(changed, dataset.image_shape, dataset.num_classes)
     tf.keras.backend.clear_session()
     results = {
-        words: repeat(
-            changed, workdir / folder_of(words), seeds=seeds, dataset=dataset, say=say
-        )
+        words: repeat(changed, workdir / folder_of(words), seeds=seeds, dataset=dataset, say=say)
         for words, changed in recipes.items()
     }
     reference = accuracy(results[methods[0]], split)

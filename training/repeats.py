@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe, finished_run
 
-__all__ = ["Difference", "Spread", "accuracy", "paired_difference", "repeat", "spread"]
+__all__ = [
+    "Difference",
+    "Spread",
+    "accuracy",
+    "paired_difference",
+    "repeat",
+    "require_seeds",
+    "spread",
+]
 
 
 class Spread(NamedTuple):
@@ -66,8 +74,7 @@ def repeat(
     # Raises
         ValueError: unless `seeds` is 1 or above; where a folder holds a run on other data.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds}: how many runs of each, 1 or above.")
+    require_seeds(seeds)
     fingerprint = dataset.fingerprint()
     results = []
     for seed in range(seeds):
@@ -81,6 +88,12 @@ def repeat(
             result = run.fit(seeded, folder, dataset=dataset, say=lambda line: say(f"  {line}"))
         results.append(result)
     return results
+
+
+def require_seeds(seeds: int) -> None:
+    """Raises unless `seeds` is a number of runs."""
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds}: how many runs of each, 1 or above.")
 
 
 def accuracy(results: Sequence[dict[str, Any]], split: str) -> list[float]:

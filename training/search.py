@@ -17,6 +17,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from hbnn_larq import files
 from hbnn_larq.callbacks import binary_kernels
 from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe, listed
-from hbnn_larq.training.repeats import repeat, spread
+from hbnn_larq.training.repeats import repeat, require_seeds, spread
 from hbnn_larq.training.search_report import conclude
 
 __all__ = ["TUNERS", "VARIANTS", "search"]
@@ -34,6 +35,8 @@ __all__ = ["TUNERS", "VARIANTS", "search"]
 TUNERS = ("grid", "random", "bayesian", "hyperband")
 VARIANTS = ("hyperbolic", "hyperbolic_boundary", "epc")
 MOST_GRID_TRIALS = 200
+# The score of a point that diverged: below every accuracy, and one that tuners can reckon with.
+_DIVERGED = -1.0
 _ROLE = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
 
@@ -103,17 +106,18 @@ def search(
         say: called with each line of progress.
 
     # Returns
-        What is in `search.json`: rows of r with accuracies, the best r, and a verdict. None in a
-        worker of keras-tuner: its chief concludes.
+        What is in `search.json`: rows of r with accuracies, the best r, and a verdict; where a run
+        diverges, its r has no accuracy. None in a worker of keras-tuner: its chief concludes.
 
     # Raises
         ValueError: for a recipe without r, bounds or radii that are no r, a grid without radii
-            or with very many trials, a folder of another search or of one on other data.
+            or with very many trials, settings that no run would take, a folder of another search
+            or of one on other data.
         ImportError: where keras-tuner is not installed.
         hbnn_larq.training.run.Stopped: after Ctrl-C, or in a worker that lost its chief.
     """
     chosen = tuple(variants) if variants is not None else (recipe.kernel_quantizer,)
-    values = _checked(recipe, chosen, radii, low, high, trials, tuner)
+    values = _checked(recipe, chosen, radii, low, high, trials, seeds, tuner)
     if recipe.layer_r is not None and not per_layer:
         raise ValueError(
             f"search: {recipe.name} has layer_r={recipe.layer_r!r}, an r for each layer, and one r "
@@ -132,6 +136,8 @@ def search(
             f"search: {dataset.name} has no validation split, and r must not be chosen on test "
             "images. Hold some training images out: --set hold_out=5000."
         )
+    # What a run would refuse, before the folder is taken for these settings.
+    data.steps_per_epoch(dataset.with_hold_out(recipe.hold_out), recipe.batch_size)
     layers = _binary_layers(recipe.changed(kernel_quantizer=chosen[0]), dataset)
     names = [f"r/{layer}" for layer in layers] if per_layer else ["r"]
     points = len(chosen) * len(values or ()) ** len(names)
@@ -183,14 +189,18 @@ def search(
         def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
             epochs = trial.hyperparameters.values.get("tuner/epochs", last_epoch)
             tried = point(trial.hyperparameters)
+            name = f"{tried.variant} r={' '.join(f'{r:g}' for r in tried.radii)}"
             try:
                 found = scores(tried, epochs)
+            except FloatingPointError as error:  # which is an answer: this r does not train
+                say(f"{name}: diverged ({error})")
+                return {"validation_top1": _DIVERGED}
             except Exception as error:
                 # Any other exception keras-tuner would swallow, and go on with the next trial.
                 raise keras_tuner.errors.FatalError(str(error)) from error
             mean = spread(found).mean
             after = f" after {epochs} epochs" if epochs < last_epoch else ""
-            say(f"{tried.variant} r={' '.join(f'{r:g}' for r in tried.radii)}: {mean:.2f} %{after}")
+            say(f"{name}: {mean:.2f} %{after}")
             return {"validation_top1": mean}
 
         def load_model(self, trial: Any) -> None:
@@ -220,11 +230,17 @@ def search(
         return None
 
     budgets: dict[Point, int] = {}
+    diverged = set()
     for trial in oracle.trials.values():
         epochs = trial.hyperparameters.values.get("tuner/epochs", last_epoch)
         tried = point(trial.hyperparameters)
         budgets[tried] = max(epochs, budgets.get(tried, 0))
-    accuracies = {tried: (epochs, scores(tried, epochs)) for tried, epochs in budgets.items()}
+        if trial.score == _DIVERGED:
+            diverged.add(tried)
+    accuracies = {
+        tried: (epochs, None if tried in diverged else scores(tried, epochs))
+        for tried, epochs in budgets.items()
+    }
     return conclude(
         recipe,
         workdir,
@@ -243,6 +259,7 @@ def _checked(
     low: float,
     high: float,
     trials: int,
+    seeds: int,
     tuner: str,
 ) -> list[float] | None:
     """The radii, sorted; raises where anything about a search does not fit."""
@@ -260,6 +277,7 @@ def _checked(
         raise ValueError(f"search(tuner={tuner!r}): one of {', '.join(TUNERS)}.")
     if trials < 1:
         raise ValueError(f"search(trials={trials}): how many to try, 1 or above.")
+    require_seeds(seeds)
     if tuner == "grid" and not radii:
         raise ValueError('search(tuner="grid"): give the radii to try, such as 0.01,0.05,1.')
     values = sorted(set(radii)) if radii else None
@@ -375,7 +393,8 @@ def _claim(
     mine = json.dumps({"recipe": asdict(recipe), "data": fingerprint, **settings}, indent=2)
     path = workdir / "settings.json"
     workdir.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    begun = any(workdir.glob("runs/*/*/seed-*/recipe.json"))
+    if path.exists() and begun:
         there = json.loads(path.read_text())
         was = Recipe.from_json(json.dumps(there.pop("recipe", None)))
         here = json.loads(json.dumps(settings))
@@ -387,4 +406,6 @@ def _claim(
                 "another --workdir."
             )
         data.require_same(there.get("data"), fingerprint, f"{workdir} holds a search")
+    elif path.exists() and path.read_text(encoding="utf-8") != mine:
+        shutil.rmtree(workdir / "tuner", ignore_errors=True)  # trials of a search that never began
     files.write(path, mine)

@@ -23,7 +23,7 @@ TITLES = {"hyperbolic": "ball", "hyperbolic_boundary": "boundary", "epc": "EPC"}
 def conclude(
     recipe: Recipe,
     workdir: Path,
-    accuracies: Mapping[Any, tuple[int, list[float]]],
+    accuracies: Mapping[Any, tuple[int, list[float] | None]],
     *,
     variants: Sequence[str],
     layers: Sequence[str] | None,
@@ -35,7 +35,7 @@ def conclude(
     # Arguments
         recipe: that was searched.
         workdir: of the search.
-        accuracies: `{(variant, radii): (epochs, percent of each seed)}`.
+        accuracies: `{(variant, radii): (epochs, percent of each seed)}`, None where a run diverged.
         variants: the columns.
         layers: names of the layers that the radii belong to; None where one r serves all.
         seeds: runs per point.
@@ -44,22 +44,21 @@ def conclude(
     # Returns
         What is in `search.json`.
     """
-    longest = max(epochs for epochs, _ in accuracies.values())
+    trained = {
+        point: (epochs, values)
+        for point, (epochs, values) in sorted(accuracies.items())
+        if values is not None
+    }
+    longest = max(epochs for epochs, _ in (trained or accuracies).values())
     scores: _Scores = {variant: {} for variant in variants}
-    for (variant, radii), (epochs, values) in sorted(accuracies.items()):
+    for (variant, radii), (epochs, values) in trained.items():
         if epochs == longest:  # what Hyperband stopped early is no match for the others
             scores[variant][radii] = values
     rows = [
         {
             **({"r": radii[0]} if layers is None else {"r": dict(zip(layers, radii, strict=True))}),
             "accuracy": {
-                variant: {
-                    "epochs": accuracies[variant, radii][0],
-                    "top1": (values := accuracies[variant, radii][1]),
-                    "mean": spread(values).mean,
-                    "std": spread(values).std if seeds > 1 else None,
-                    "text": str(spread(values)),
-                }
+                variant: _runs(*accuracies[variant, radii])
                 for variant in variants
                 if (variant, radii) in accuracies
             },
@@ -77,7 +76,7 @@ def conclude(
             for variant, of_variant in scores.items()
             if of_variant
         },
-        "verdict": _verdict(scores, layers, seeds),
+        "verdict": "; ".join([_verdict(scores, layers, seeds), *_diverged(accuracies, variants)]),
     }
     text = json.dumps(outcome, indent=2) + "\n"
     for name, content in (("search.json", text), ("search.md", _table(outcome, longest))):
@@ -101,6 +100,28 @@ def conclude(
     return outcome
 
 
+def _runs(epochs: int, values: list[float] | None) -> dict[str, Any]:
+    """What `search.json` says of the runs of one point."""
+    if values is None:
+        figures: dict[str, Any] = {"mean": None, "std": None, "text": "diverged"}
+    else:
+        found = spread(values)
+        std = found.std if len(values) > 1 else None
+        figures = {"mean": found.mean, "std": std, "text": str(found)}
+    return {"epochs": epochs, "top1": values, **figures}
+
+
+def _diverged(accuracies: Mapping[Any, tuple[int, Any]], variants: Sequence[str]) -> list[str]:
+    """One sentence for each variant in which values of r diverged."""
+    lost = sorted(point for point, (_, values) in accuracies.items() if values is None)
+    return [
+        f"{TITLES[variant]}: {', '.join(f'r={_short(r)}' for of, r in lost if of == variant)} "
+        "diverged"
+        for variant in variants
+        if any(of == variant for of, _ in lost)
+    ]
+
+
 def _best(of_variant: dict[tuple[float, ...], list[float]]) -> tuple[float, ...]:
     return max(of_variant, key=lambda radii: spread(of_variant[radii]).mean)
 
@@ -112,9 +133,12 @@ def _named(radii: tuple[float, ...], layers: Sequence[str] | None) -> float | di
 def _verdict(scores: _Scores, layers: Sequence[str] | None, seeds: int) -> str:
     if seeds < 2:
         return "one seed per r: no verdict is possible; give --seeds 3 or more"
-    sentences = [_within(v, rs, layers) for v, rs in scores.items() if rs]
-    first, *others = [variant for variant, of_variant in scores.items() if of_variant]
-    sentences += [_between(scores, first, other) for other in others]
+    trained = [variant for variant, of_variant in scores.items() if of_variant]
+    if not trained:
+        return "no r was trained to the end"
+    sentences = [_within(variant, scores[variant], layers) for variant in trained]
+    first, *others = trained
+    sentences += [_between(scores, first, other, len(others)) for other in others]
     return "; ".join(sentences)
 
 
@@ -123,10 +147,12 @@ def _within(
 ) -> str:
     best = _best(scores)
     others = [radii for radii in scores if radii != best]
+    # Any of them might have been the best, so all pairs are compared, not those with this one.
+    pairs = math.comb(len(scores), 2)
     worse = [
         radii
         for radii in others
-        if not paired_difference(scores[best], scores[radii], comparisons=len(others)).within_noise
+        if not paired_difference(scores[best], scores[radii], comparisons=pairs).within_noise
     ]
     said = f"{TITLES[variant]}: r={_short(best)} has the highest mean"
     if not others:
@@ -138,14 +164,19 @@ def _within(
     )
 
 
-def _between(scores: _Scores, first: str, other: str) -> str:
+def _between(scores: _Scores, first: str, other: str, comparisons: int) -> str:
     common = [radii for radii in scores[first] if radii in scores[other]]
     if not common:
         return f"{TITLES[other]} and {TITLES[first]} have no r in common"
-    difference = paired_difference(
-        [value for radii in common for value in scores[other][radii]],
-        [value for radii in common for value in scores[first][radii]],
-    )
+    # Runs of one seed have initial weights and order in common, so a pair is a seed, not a run.
+    means = [
+        [
+            spread(of_seed).mean
+            for of_seed in zip(*(scores[variant][radii] for radii in common), strict=True)
+        ]
+        for variant in (other, first)
+    ]
+    difference = paired_difference(*means, comparisons=comparisons)
     if difference.within_noise and not math.isnan(difference.low):
         said = "do not differ beyond noise"
     else:
@@ -180,7 +211,11 @@ def _table(outcome: dict[str, Any], longest: int) -> str:
 def _cell(cell: dict[str, Any] | None, longest: int) -> str:
     if cell is None:
         return "-"
-    early = "" if cell["epochs"] == longest else f" (stopped at epoch {cell['epochs']})"
+    early = (
+        ""
+        if cell["top1"] is None or cell["epochs"] == longest
+        else f" (stopped at epoch {cell['epochs']})"
+    )
     return cell["text"] + early
 
 
