@@ -239,7 +239,7 @@ class FlipMonitor(tf.keras.callbacks.Callback):
                 self._flips[name] += count
             self._counted += 1
             if self._asking is not None:  # Keras keeps the rate of the last step
-                self._asked += float(self._asking.learning_rate)
+                self._asked += float(tf.convert_to_tensor(self._asking.learning_rate))
         self._step += 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

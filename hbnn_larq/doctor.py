@@ -23,6 +23,7 @@ import tensorflow as tf
 from hbnn_larq import flip_rate, rebuilding
 from hbnn_larq.callbacks import base_point_flips, base_point_shares
 from hbnn_larq.edge.obstacles import obstacle
+from hbnn_larq.layer_quantizers import LayerQuantizer
 from hbnn_larq.optimizers import GeodesicSGD, GroupedAdam, MobiusSGD
 from hbnn_larq.quantizers import BallQuantizer
 from hbnn_larq.rebuilding import Layer
@@ -40,7 +41,6 @@ ONE_SIDED = 0.995
 A_FEW = 5  # flips; where so many are due, none at all comes once in 150 times
 ASKED_FROM, ASKED_TO = 0.001, 0.05  # highest share of flips per step that a GeodesicSGD asks for
 LEAST_REACH = 2.0  # standard deviations that a threshold should be able to move in a run
-_GRADIENT_WINDOW = 1.0
 _PASS = (
     tf.keras.layers.Activation,
     tf.keras.layers.MaxPool2D,
@@ -495,6 +495,10 @@ def _dead_input(path: str, layer: Layer) -> Iterator[Finding]:
         name = getattr(getattr(before, "activation", None), "__name__", "")
         rectifies = type(before) is tf.keras.layers.ReLU or name in ("relu", "sigmoid", "softmax")
         if rectifies and not getattr(before, "negative_slope", 0.0):
+            # Some signs are not those of what they see: they take the mean of an image off.
+            positive = np.random.default_rng(0).random([n or 4 for n in node.input_shapes])
+            if np.any(_through(layer.input_quantizer, positive.astype(np.float32))[0] <= 0):
+                continue
             yield Finding(
                 "sign-of-positive",
                 path,
@@ -512,18 +516,22 @@ def _dead_input(path: str, layer: Layer) -> Iterator[Finding]:
 
 def _starved_latents(path: str, layer: Layer) -> Iterator[Finding]:
     for _, variable in rebuilding.quantized_kernels(layer):
-        window = getattr(variable.quantizer, "clip_value", None)
-        if isinstance(variable.quantizer, lq.quantizers.ApproxSign):
-            window = 1.0
-        if window is None:
+        quantizer = variable.quantizer
+        clips = (
+            isinstance(quantizer, lq.quantizers.ApproxSign)
+            or getattr(quantizer, "clip_value", None) is not None
+            or getattr(quantizer, "clips_gradient", False)
+        )
+        if not clips:  # others have no window, or one that is to close late in training
             continue
-        outside = float(np.mean(np.abs(rebuilding.latent_value(variable)) > window))
+        _, gradients = _through(quantizer, rebuilding.latent_value(variable))
+        outside = float(np.mean(gradients == 0))
         if outside > OUTSIDE:
             yield Finding(
                 "starved-latents",
                 path,
-                f"{outside:.0%} of its latent weights lie beyond ±{window:g}, where "
-                f"{type(variable.quantizer).__name__} passes no gradient",
+                f"{outside:.0%} of its latent weights lie so far out that {_name(quantizer)} "
+                "passes no gradient",
                 'Set kernel_constraint="weight_clip", or use "hyperbolic", which never clips.',
             )
 
@@ -647,8 +655,10 @@ def _decay(layers: list[tuple[str, Layer]], optimizer: Any) -> Iterator[Finding]
 
 
 def _standing_schedules(model: tf.keras.Model, optimizer: Any) -> Iterator[Finding]:
-    steps = int(getattr(optimizer, "iterations", 0))
-    standing = [q for q in scheduled_quantizers(model) if float(q.progress) == 0]
+    steps = int(_value(getattr(optimizer, "iterations", 0)))
+    standing = [
+        q for q in scheduled_quantizers(model) if not q.is_frozen and float(_value(q.progress)) == 0
+    ]
     if steps and standing:
         kinds = ", ".join(sorted({type(quantizer).__name__ for quantizer in standing}))
         yield Finding(
@@ -670,7 +680,7 @@ def _asked_flips(optimizer: GeodesicSGD, steps: int | None) -> Iterator[Finding]
         looked = near_and_far if steps is None else np.linspace(0, steps - 1, 64)
         highest = max(float(asked(step)) for step in looked.astype(int))
     else:
-        highest = float(asked)
+        highest = float(_value(asked))
     highest = round(highest, 6)  # 5 % in float32 is a little more
     if ASKED_FROM <= highest <= ASKED_TO:
         return
@@ -692,9 +702,16 @@ def _activations(
     watched = [(p, la) for p, la in layers if getattr(la, "input_quantizer", None) is not None]
     for path, layer in watched:
 
-        def call(inputs: Any, *args: Any, _path: str = path, _call: Any = layer.call, **kw: Any):
+        def call(
+            inputs: Any,
+            *args: Any,
+            _path: str = path,
+            _sign: Any = layer.input_quantizer,
+            _call: Any = layer.call,
+            **kw: Any,
+        ):
             if hasattr(inputs, "numpy"):
-                found.extend(_seen(_path, np.asarray(inputs.numpy(), np.float32)))
+                found.extend(_seen(_path, _sign, np.asarray(inputs.numpy(), np.float32)))
             return _call(inputs, *args, **kw)
 
         layer.call = call
@@ -706,28 +723,50 @@ def _activations(
     return found
 
 
-def _seen(path: str, x: np.ndarray) -> Iterator[Finding]:
+def _seen(path: str, sign: Any, x: np.ndarray) -> Iterator[Finding]:
     if not np.all(np.isfinite(x)):
         yield Finding(
             "not-finite", path, "its input holds NaN or infinity", "Look at the layers before it."
         )
         return
-    positive = float(np.mean(x >= 0))
-    if not 1 - ONE_SIDED < positive < ONE_SIDED:
+    signs, gradients = _through(sign, x)
+    positive = float(np.mean(signs > 0))
+    if getattr(sign, "precision", 1) == 1 and not 1 - ONE_SIDED < positive < ONE_SIDED:
         yield Finding(
             "one-sided-inputs",
             path,
             f"{positive:.1%} of its input signs are +1: they say nothing",
             "Put BatchNormalization before it, and no rectifier.",
         )
-    outside = float(np.mean(np.abs(x) > _GRADIENT_WINDOW))
+    outside = float(np.mean(gradients == 0))
     if outside > ONE_SIDED:
         yield Finding(
             "saturated-inputs",
             path,
-            f"{outside:.1%} of its inputs lie beyond ±1, where the sign passes no gradient",
+            f"{outside:.1%} of its inputs lie so far out that {_name(sign)} passes no gradient",
             "Put BatchNormalization before it.",
         )
+
+
+def _through(quantizer: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a quantizer makes of x in training, and what it lets through of a random gradient."""
+    latent = tf.constant(x)
+    settings = {"training": True} if isinstance(quantizer, LayerQuantizer) else {}
+    with tf.GradientTape() as tape:
+        tape.watch(latent)
+        found = quantizer(latent, **settings)
+    arriving = tf.cast(np.random.default_rng(0).normal(size=x.shape), found.dtype)
+    gradient = tape.gradient(found, latent, arriving, unconnected_gradients="zero")
+    return found.numpy(), gradient.numpy()
+
+
+def _name(quantizer: Any) -> str:
+    return getattr(quantizer, "__name__", type(quantizer).__name__)
+
+
+def _value(number: Any) -> tf.Tensor:
+    """Of a number or a variable; one that a strategy has made Python cannot read itself."""
+    return tf.convert_to_tensor(number)
 
 
 def _float32(weight: tf.Variable) -> np.ndarray:

@@ -58,8 +58,10 @@ def is_quantizer_state(variable: tf.Variable) -> bool:
 
 
 def trains(training) -> bool:
-    """Whether a call with this `training` argument may be a training step (tensors may be)."""
-    return tf.is_tensor(training) or bool(training)
+    """Whether a call with this `training` argument is a training step, or may be: a tensor without
+    a value yet."""
+    known = tf.get_static_value(training) if tf.is_tensor(training) else training
+    return (known is None and training is not None) or bool(known)
 
 
 class LayerQuantizer(_BaseQuantizer):
@@ -137,6 +139,12 @@ class KernelQuantizer(LayerQuantizer):
         self._kernel_dtype = tf.float32
         self._output_dtype: str | None = None
         self._read_kernel: Callable[[], tf.Tensor] | None = None
+        self._layer_trains: Callable[[], bool] = lambda: True
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the layer does not train, so that nothing of its kernel should move."""
+        return not self._layer_trains()
 
     def quantize(self, latent: tf.Tensor, training) -> tf.Tensor:
         """The binary kernel of a latent one, in the dtype of the variables."""
@@ -172,6 +180,8 @@ class KernelQuantizer(LayerQuantizer):
         self._owner_weight = weight
         self._filter_axis = filter_axis(layer, weight)
         self._output_dtype = layer.compute_dtype
+        # Asked of the layer: one made with trainable=False does not tell its quantizer.
+        self._layer_trains = lambda: layer.trainable
 
     def build_for(self, kernel: tf.Variable) -> None:
         """Make the variables that go with `kernel`."""

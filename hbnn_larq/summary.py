@@ -25,6 +25,7 @@ __all__ = ["LayerSummary", "ModelSummary", "summarize"]
 
 FLOAT_BYTES = 4
 MULTIPLYING = (tf.keras.layers.Conv2D, tf.keras.layers.Dense)
+TRANSPOSED = (tf.keras.layers.Conv1DTranspose, tf.keras.layers.Conv2DTranspose)
 WORD_BITS = 32  # the Compute Engine packs input channels into words of this many bits
 
 
@@ -35,13 +36,16 @@ class LayerSummary:
     # Attributes
         name: the layer's name; `outer/inner` inside a nested model.
         kind: its class, such as "QuantConv2D".
-        weight_bits: bits of a weight that its arithmetic uses, 1 or 32.
+        weight_bits: bits of a weight that its arithmetic uses, 1 or 32; the fewest, where kernels
+            of a layer differ.
         activation_bits: bits of the input that its arithmetic uses.
         output_shape: without the batch axis, `None` where it is not fixed.
         weights: number of deployed weights: no base points, and two a channel for a batch
             normalisation, whose statistics fold into its scale and offset.
+        binary_weights: how many of these are signs.
         macs: multiply-adds for one image, or `None` where the layer does none or their number is
             open.
+        binary_macs: how many of these are one bit operation: both factors are signs.
         bytes: what the converted file holds for the layer.
         float_bytes: the same in the float twin.
     """
@@ -52,14 +56,11 @@ class LayerSummary:
     activation_bits: int
     output_shape: tuple[int | None, ...] | None
     weights: int
+    binary_weights: int
     macs: int | None
+    binary_macs: int
     bytes: int
     float_bytes: int
-
-    @property
-    def binary_macs(self) -> bool:
-        """Whether a multiply-add is one bit operation: both factors are signs."""
-        return self.weight_bits == self.activation_bits == 1
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,19 @@ class ModelSummary:
 
     @property
     def binary_weights(self) -> int:
-        return sum(layer.weights for layer in self.layers if layer.weight_bits == 1)
+        return sum(layer.binary_weights for layer in self.layers)
 
     @property
     def real_weights(self) -> int:
-        return sum(layer.weights for layer in self.layers if layer.weight_bits != 1)
+        return sum(layer.weights for layer in self.layers) - self.binary_weights
 
     @property
     def binary_macs(self) -> int:
-        return sum(layer.macs or 0 for layer in self.layers if layer.binary_macs)
+        return sum(layer.binary_macs for layer in self.layers)
 
     @property
     def real_macs(self) -> int:
-        return sum(layer.macs or 0 for layer in self.layers if not layer.binary_macs)
+        return sum(layer.macs or 0 for layer in self.layers) - self.binary_macs
 
     @property
     def bytes(self) -> int:
@@ -214,10 +215,29 @@ def _layer(path: str, layer: tf.keras.layers.Layer) -> LayerSummary:
         if isinstance(shape, tuple)
         else None,
         weights=profile.weight_count(),
-        macs=profile.op_count("mac") if profile.op_profiles else None,
+        binary_weights=profile.weight_count(1),
+        macs=_macs(layer, profile),
+        binary_macs=_macs(layer, profile, 1) or 0,
         bytes=_bytes(layer, profile, twin=False),
         float_bytes=_bytes(layer, profile, twin=True),
     )
+
+
+def _macs(
+    layer: tf.keras.layers.Layer, profile: LayerProfile, precision: int | None = None
+) -> int | None:
+    """Multiply-adds, of this precision alone if one is given; None where their number is open."""
+    if not profile.op_profiles or profile.op_count("mac") is None:
+        return None
+    # Each weight works once for each pixel of the output, of a transposed convolution of the
+    # input; Larq counts the output's in both, and an open size as 1.
+    shape = layer.input_shape if isinstance(layer, TRANSPOSED) else layer.output_shape
+    first = getattr(layer, "data_format", None) == "channels_first"
+    pixels = shape[2:] if first else shape[1:-1]
+    if None in pixels:
+        return None
+    operations = (o for o in profile.op_profiles if precision in (None, o.precision))
+    return sum(o.n // profile.output_pixels for o in operations) * math.prod(pixels)
 
 
 def _is_binary_op(layer: tf.keras.layers.Layer, profile: LayerProfile) -> bool:

@@ -165,6 +165,41 @@ def test_monitor_under_a_strategy(on_two_devices):
     assert "Error" not in out
 
 
+@pytest.mark.parametrize("rate", ["0.02", "tf.keras.optimizers.schedules.CosineDecay(0.02, 8)"])
+def test_asked_flips_are_read_under_a_strategy(on_two_devices, rate):
+    """By the monitor in each step, and by the doctor after `fit`."""
+    out = on_two_devices(
+        f"""
+        import larq as lq
+        import numpy as np
+
+        import hbnn_larq
+        from hbnn_larq import doctor, optimizers
+
+        def train(strategy):
+            tf.keras.utils.set_random_seed(0)
+            with strategy.scope():
+                model = tf.keras.Sequential([
+                    lq.layers.QuantDense(32, kernel_quantizer="irnet", input_shape=(20,)),
+                    tf.keras.layers.Dense(4),
+                ])
+                model.compile(optimizers.GeodesicSGD({rate}, others="adam"), "mse")
+            x = np.random.default_rng(0).normal(size=(64, 20)).astype("float32")
+            logs = model.fit(x, x[:, :4], batch_size=16, epochs=2, verbose=0,
+                             callbacks=[hbnn_larq.callbacks.FlipMonitor()]).history
+            found = doctor.examine(model, optimizer=model.optimizer)
+            return logs["flips_asked"], [finding.code for finding in found]
+
+        one = train(tf.distribute.get_strategy())
+        two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        assert min(one[0]) > 0, one
+        np.testing.assert_allclose(two[0], one[0], rtol=1e-6)
+        assert one[1] == two[1] == ["standing-schedule"], (one, two)
+        """
+    )
+    assert "Error" not in out
+
+
 def test_monitor_leaves_a_float_model_alone():
     model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(3,))])
     model.compile("sgd", "mse")

@@ -262,6 +262,48 @@ def test_activations_that_say_nothing():
     assert {f.code for f in doctor.examine(net(conv()), images=broken)} == {"not-finite"}
 
 
+def _codes(quantizer, scale=1.0, activation=None, kernel="ste_sign"):
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    tf.keras.utils.set_random_seed(0)
+    model = net(
+        tf.keras.layers.Conv2D(32, 3, padding="same", activation=activation),
+        tf.keras.layers.Rescaling(scale),
+        conv(input_quantizer=quantizer, quantizer=kernel),
+    )
+    return {finding.code for finding in doctor.examine(model, images=images)}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("quantizer", ["rbnn_sign", "recu_sign"])
+def test_signs_that_scale_each_image_are_not_saturated(quantizer, scale):
+    assert _codes(quantizer, scale) == set()
+
+
+def test_a_window_is_that_of_the_quantizer():
+    assert _codes("ste_sign", 1e4) == {"saturated-inputs"}
+    assert _codes("ede_sign", 8.0) == set()  # wide open at first
+    assert _codes("ede_sign", 1e7) == {"saturated-inputs"}
+
+
+def test_a_sign_behind_a_rectifier_may_see_the_mean():
+    assert _codes("ste_sign", activation="relu") >= {"one-sided-inputs"}
+    assert _codes("rbnn_sign", activation="relu") == set()
+    # Two bits, from 0 to 1, which no binary op takes: that, and nothing of signs.
+    assert _codes("dorefa_quantizer", activation="relu") == {"inputs-not-signs"}
+
+
+@pytest.mark.parametrize("kernel", ["ste_sign", "xnor_plus_plus", "fda", "dsq", "bireal"])
+def test_starved_latents_of_every_clipped_gradient(kernel):
+    def codes(factor):
+        model = net(conv(quantizer=kernel, name="a"))
+        latent = model.get_layer("a").kernel
+        latent.assign(latent * factor)
+        return {finding.code for finding in doctor.examine(model)}
+
+    assert "starved-latents" not in codes(1.0)
+    assert "starved-latents" in codes(1000.0)
+
+
 def test_a_float_net_is_not_called_healthy():
     """Nothing is wrong with it but that it is no binary net, and `convert` refuses it."""
     model = tf.keras.Sequential([tf.keras.layers.Dense(3, input_shape=(4,))], name="plain")

@@ -594,7 +594,7 @@ def test_a_frozen_rbnn_layer_keeps_its_kernel(kernel, how, tmp_path, rng):
     model.compile("sgd", "mse")
     x = rng.normal(size=(4, 6, 6, 2)).astype("float32")
     model.fit(x, np.zeros((4, 3)), epochs=2, verbose=0, callbacks=[rivals.TrainingProgress(2)])
-    assert {float(q.progress) for q in rivals.scheduled_quantizers(model)} == {0.5}
+    assert {float(q.progress) for q in rivals.scheduled_quantizers(model)} == {0.0}
     for a, b in zip(frozen_signs(inner), before, strict=True):
         np.testing.assert_array_equal(a, b)
     model.layers[1].trainable = True  # and it goes on where it trains again
@@ -882,3 +882,66 @@ def test_the_clock_waits_for_no_logs():
     """A callback with batch hooks makes Keras fetch the losses of every step, unless it says so."""
     clock = tf.keras.callbacks.CallbackList([rivals.TrainingProgress(2)])
     assert clock._batch_hooks_support_tf_logs
+
+
+SOFT = ["md_softmax_s", "md_tanh", "md_tanh_s", "slb"]
+
+
+@pytest.mark.parametrize("kernel", SOFT)
+def test_a_tensor_says_as_well_whether_this_is_training(kernel, rng):
+    model = small_model(kernel)
+    rivals.add_distribution_loss(model)
+    x = trained(model, rng, epochs=1)[:3]
+    weights = model.get_weights()
+
+    @tf.function
+    def in_graph(flag):
+        return model(x, training=flag), tf.add_n(model.losses or [0.0])
+
+    def call(how, flag):
+        model.set_weights(weights)  # batch normalization learns in training
+        return how(flag)
+
+    hard, none = call(in_graph, False)
+    soft, loss = call(in_graph, True)
+    assert np.abs(hard - soft).max() > 1e-3
+    assert float(none) == 0 < float(loss)
+    for flag, logits, penalty in ((False, hard, none), (True, soft, loss)):
+        found = call(in_graph, tf.constant(flag))
+        np.testing.assert_allclose(found[0], logits, atol=1e-5)
+        np.testing.assert_allclose(found[1], penalty, rtol=1e-5)
+        found = call(lambda flag: model(x, training=flag), tf.constant(flag))
+        np.testing.assert_allclose(found, logits, atol=1e-5)
+        np.testing.assert_allclose(sum(model.losses), penalty, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", SOFT)
+@pytest.mark.parametrize("progress", [0.25, 1.0])
+def test_a_frozen_layer_is_as_hard_in_training(kernel, progress, rng):
+    """As its batch normalization, which Keras freezes so; and its clock stands."""
+    body = small_model(kernel)
+    x = trained(body, rng)
+    rivals.move_clock(body, progress)
+    body.trainable = False
+    np.testing.assert_allclose(body(x, training=True), body(x, training=False), atol=1e-6)
+    before = body.get_weights()
+    whole = tf.keras.Sequential([tf.keras.Input((6, 6, 2)), body, tf.keras.layers.Dense(3)])
+    trained(whole, rng, epochs=3)
+    for old, new in zip(before, body.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    rivals.move_clock(whole, 0.5)
+    assert {float(q.progress) for q in rivals.scheduled_quantizers(body)} == {progress}
+    body.trainable = True
+    rivals.move_clock(whole, 0.5)
+    assert {float(q.progress) for q in rivals.scheduled_quantizers(body)} == {0.5}
+
+
+def test_the_doctor_lets_frozen_schedules_stand(rng):
+    from hbnn_larq import doctor
+
+    body = small_model("slb")
+    body.trainable = False
+    whole = tf.keras.Sequential([tf.keras.Input((6, 6, 2)), body, tf.keras.layers.Dense(3)])
+    trained(whole, rng)
+    found = {finding.code for finding in doctor.examine(whole, optimizer=whole.optimizer)}
+    assert "standing-schedule" not in found

@@ -305,6 +305,18 @@ def test_rbnn_activation_takes_the_mean_off(rng):
         np.testing.assert_array_equal(b, sign(a - a.numpy().mean((1, 2, 3), keepdims=True)))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rbnn_activation_sums_in_float32(dtype, rng):
+    """65,536 numbers around 3 add up to more than float16 holds, at inference as in training."""
+    a = tf.cast(rng.normal(3, 0.5, size=(2, 32, 32, 64)), dtype)
+    exact = a.numpy().astype("float64")
+    expected = sign(exact - exact.mean((1, 2, 3), keepdims=True))
+    for training in (False, True):
+        b = RBNNSign(dtype=dtype)(a, training=training)
+        assert b.dtype == dtype
+        assert np.mean(b.numpy().astype("float64") != expected) < 1e-4
+
+
 @pytest.mark.parametrize(("progress", "t"), [(0.0, 1.0), (0.8, 10**0.4), (1.0, 10.0)])
 def test_rbnn_activation_gradient(progress, t, rng):
     """The window of the kernel, but with k = 1 and t >= 1, then back through each image's scale."""

@@ -123,6 +123,39 @@ def test_layers_without_a_binary_operation_count_as_float(layer):
     assert summary.bytes == summary.float_bytes == 4 * layer.count_params()
 
 
+def test_each_weight_counts_by_its_own_bits():
+    """A bias is real beside a binary kernel, as is the pointwise kernel of a separable layer."""
+    signs = {"input_quantizer": "ste_sign", "padding": "same"}
+    biased = lq.layers.QuantConv2D(32, 3, kernel_quantizer="ste_sign", **signs)
+    summary = summarize(net(biased, shape=(6, 6, 32)))
+    assert (summary.binary_weights, summary.real_weights) == (9 * 32 * 32, 32)
+    assert (summary.binary_macs, summary.real_macs) == (36 * 9 * 32 * 32, 0)
+    separable = lq.layers.QuantSeparableConv2D(
+        16, 3, depthwise_quantizer="ste_sign", use_bias=False, **signs
+    )
+    summary = summarize(net(separable, shape=(6, 6, 32)))
+    assert (summary.binary_weights, summary.real_weights) == (9 * 32, 32 * 16)
+    assert (summary.binary_macs, summary.real_macs) == (36 * 9 * 32, 36 * 32 * 16)
+    assert "binary     288 weights, 10,368 MACs (36.0%)" in str(summary)
+
+
+@pytest.mark.parametrize("quantizer", [None, "ste_sign"])
+def test_a_transposed_convolution_works_once_for_each_pixel_it_is_given(quantizer):
+    layer = lq.layers.QuantConv2DTranspose(
+        16, 3, strides=2, input_quantizer=quantizer, kernel_quantizer=quantizer, use_bias=False
+    )
+    summary = summarize(net(layer, shape=(8, 8, 16)))
+    assert summary.binary_macs + summary.real_macs == 64 * 9 * 16 * 16
+    assert (summary.real_macs == 0) == (quantizer is not None)
+
+
+def test_work_on_pictures_of_any_size_is_open():
+    for layer in (binary_conv(8), tf.keras.layers.Conv2DTranspose(4, 3)):
+        summary = summarize(net(layer, shape=(None, None, 8)))
+        assert summary.layers[0].macs is None
+        assert summary.binary_macs == summary.real_macs == 0
+
+
 def test_layers_of_a_nested_model_count_once():
     inner = net(binary_conv(8, name="conv"), tf.keras.layers.BatchNormalization(name="bn"))
     outer = summarize(net(inner))

@@ -38,6 +38,7 @@ class Scheduled:
 
     progress: tf.Variable
     built: bool
+    is_frozen: bool  # whether its layer does not train, so that the clock stands
 
     def move_to(self, progress: float) -> None:
         """Sets the clock."""
@@ -57,6 +58,8 @@ class ScheduledKernelQuantizer(Scheduled, KernelQuantizer):
 
 class ScheduledInputQuantizer(Scheduled, LayerQuantizer):
     """Base class of input quantizers with a schedule."""
+
+    is_frozen = False  # a gradient goes through a frozen layer to those before it
 
     def build(self, input_shape) -> None:
         # Named after the layer and not after this quantizer, whose name counts up within a
@@ -79,7 +82,7 @@ def scheduled_quantizers(model: tf.keras.layers.Layer) -> Iterator[Scheduled]:
 def begin_epoch(model: tf.keras.Model, epoch: int, epochs: int) -> None:
     """Sets the clock of every scheduled quantizer to the start of an epoch.
 
-    Does nothing to a model without such quantizers.
+    Does nothing to a model without such quantizers, nor to the kernels of frozen layers.
 
     # Arguments
         model: a built model.
@@ -96,8 +99,9 @@ def begin_epoch(model: tf.keras.Model, epoch: int, epochs: int) -> None:
 
 def _begin_epoch(quantizers: Iterable[Scheduled], epoch: int, epochs: int) -> None:
     for quantizer in quantizers:
-        quantizer.move_to(min(epoch / epochs, 1.0))
-        quantizer.begin_epoch()
+        if not quantizer.is_frozen:
+            quantizer.move_to(min(epoch / epochs, 1.0))
+            quantizer.begin_epoch()
 
 
 def move_clock(model: tf.keras.Model, progress: float) -> None:
@@ -115,7 +119,8 @@ def move_clock(model: tf.keras.Model, progress: float) -> None:
     """
     require_share("move_clock", "progress", progress)
     for quantizer in scheduled_quantizers(model):
-        quantizer.move_to(progress)
+        if not quantizer.is_frozen:
+            quantizer.move_to(progress)
 
 
 class TrainingProgress(tf.keras.callbacks.Callback):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import types
+from typing import Any
 
 import tensorflow as tf
 from larq import utils
@@ -64,7 +65,7 @@ class DistributionLoss(tf.keras.layers.Layer):
 
     def call(self, inputs, training=None):
         if trains(training):
-            self.add_loss(self.weight * distribution_loss(inputs))
+            self.add_loss(_in_training(training) * self.weight * distribution_loss(inputs))
         return inputs
 
     def get_config(self):
@@ -113,6 +114,11 @@ def add_distribution_loss(model: tf.keras.Model, weight: float = 2.0) -> list[st
     return [layer.name for layer in found]
 
 
+def _in_training(training) -> Any:
+    """1, or as a tensor what a tensor turns out to be."""
+    return tf.cast(training, tf.float32) if tf.is_tensor(training) else 1.0
+
+
 def _call_with_loss(layer: tf.keras.layers.Layer, weight: float):
     """The call of a layer that in training adds the loss on its output.
 
@@ -123,7 +129,7 @@ def _call_with_loss(layer: tf.keras.layers.Layer, weight: float):
     def call(self, inputs, training=None, *args, **kwargs):
         outputs = plain(self, inputs, training, *args, **kwargs)
         if trains(training):
-            self.add_loss(weight * distribution_loss(outputs))
+            self.add_loss(_in_training(training) * weight * distribution_loss(outputs))
         return outputs
 
     return types.MethodType(call, layer)  # of a bare function a SavedModel would miscount arguments

@@ -110,14 +110,9 @@ class RBNN(ScheduledKernelQuantizer):
             )
             setattr(self, name, state)
 
-    def bind(self, layer, weight) -> None:
-        super().bind(layer, weight)
-        # Asked of the layer: one made with trainable=False does not tell its quantizer.
-        self._layer_trains = lambda: layer.trainable
-
     def begin_epoch(self) -> None:
         latent = self.read_latent()
-        if latent is None or not self._layer_trains():  # other rotations are other signs
+        if latent is None:
             return
         matrices = _as_matrices(standardize(latent, self._axis), self._axis).numpy()
         if not np.all(np.isfinite(matrices)):  # has no fit; the loss tells what happened
@@ -175,10 +170,10 @@ class RBNNSign(ScheduledInputQuantizer):
 
     def call(self, inputs, training=None):
         axis = list(range(1, inputs.shape.rank))
-        if not trains(training):
-            return lq.math.sign(inputs - tf.reduce_mean(inputs, axis, keepdims=True))
-        wide = tf.cast(inputs, tf.float32)
+        wide = tf.cast(inputs, tf.float32)  # the sum of an image is more than float16 holds
         centred = wide - tf.reduce_mean(wide, axis, keepdims=True)
+        if not trains(training):
+            return tf.cast(lq.math.sign(centred), inputs.dtype)
         n = tf.cast(tf.reduce_prod(tf.shape(wide)[1:]), tf.float32)
         variance = tf.reduce_sum(centred**2, axis, keepdims=True) / tf.maximum(n - 1.0, 1.0)
         standard = centred / tf.sqrt(tf.where(variance > 0, variance, tf.ones_like(variance)))

@@ -57,7 +57,7 @@ _hard_in_training = False
 
 
 class _SoftSign(ScheduledKernelQuantizer):
-    """Soft in training, hard elsewhere and once the schedule has run out."""
+    """Soft in training, hard elsewhere, in a frozen layer and once the schedule has run out."""
 
     def soft(self, latent: tf.Tensor) -> tf.Tensor:
         raise NotImplementedError
@@ -70,9 +70,12 @@ class _SoftSign(ScheduledKernelQuantizer):
         return latent
 
     def quantize(self, latent, training):
-        if _hard_in_training or not trains(training):
-            return gradients.sign(self.dual(latent), tf.ones_like)
-        return self.soft(self.dual(latent))
+        dual = self.dual(latent)
+        hard = gradients.sign(dual, tf.ones_like)
+        if _hard_in_training or self.is_frozen or not trains(training):
+            return hard
+        soft = self.soft(dual)
+        return tf.where(training, soft, hard) if tf.is_tensor(training) else soft
 
 
 class _MirrorDescent(_SoftSign):
