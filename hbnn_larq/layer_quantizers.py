@@ -58,8 +58,10 @@ def is_quantizer_state(variable: tf.Variable) -> bool:
 
 
 def trains(training) -> bool:
-    """Whether a call with this `training` argument is a training step, or may be: a tensor without
-    a value yet."""
+    """Whether a call with this `training` argument is a training step.
+
+    A tensor without a value yet may turn out to say so, and counts.
+    """
     known = tf.get_static_value(training) if tf.is_tensor(training) else training
     return (known is None and training is not None) or bool(known)
 

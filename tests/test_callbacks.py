@@ -194,7 +194,7 @@ def test_asked_flips_are_read_under_a_strategy(on_two_devices, rate):
         two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
         assert min(one[0]) > 0, one
         np.testing.assert_allclose(two[0], one[0], rtol=1e-6)
-        assert one[1] == two[1] == ["standing-schedule"], (one, two)
+        assert one[1] == two[1] == ["float-inputs", "standing-schedule"], (one, two)
         """
     )
     assert "Error" not in out
