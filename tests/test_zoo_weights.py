@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -265,6 +266,21 @@ def test_signs_do_not_fit_a_quantizer_with_zeros(files):
         zoo.VGGSmall(**SMALL, kernel_quantizer="ste_heaviside", weights=files / "published.npz")
 
 
+@pytest.mark.parametrize(
+    "quantizer, named", [(None, "None"), ("dorefa_quantizer", "DoReFa"), ("ste_tern", "SteTern")]
+)
+def test_weights_that_are_no_signs_are_not_published(quantizer, named, run, tmp_path):
+    model = shaken(zoo.VGGSmall(**SMALL, kernel_quantizer=quantizer))
+    model.save(run / "model.keras")
+    message = (
+        rf"run'\): the weights of layer 'conv1' are no signs \(its kernel quantizer: {named}\), and"
+        r".*Use the model itself: weights='.*run/model.keras'"
+    )
+    with pytest.raises(ValueError, match=message):
+        publish(run, tmp_path / "mirror")
+    assert not (tmp_path / "mirror").exists()
+
+
 def test_scaled_signs_are_not_published(tmp_path):
     model = shaken(zoo.VGGSmall(**SMALL, kernel_quantizer="magnitude_aware_sign"))
     with pytest.raises(ValueError, match=r"MagnitudeAwareSign\) gives scaled signs"):
@@ -487,23 +503,92 @@ def test_a_registry_does_not_reach_beyond_its_folder(mirror, tmp_path):
         zoo.VGGSmall(weights="toys")
 
 
-@pytest.mark.parametrize("given", [{}, {"input_quantizer": None}])
-def test_activations_are_those_that_the_weights_were_trained_with(
-    given, run, tmp_path, monkeypatch
-):
-    """Sign or ReLU in an activation's place: another network with the same weights."""
-    binary = given == {}
-    shaken(zoo.VGGSmall(**SMALL, **given)).save(run / "model.keras")
-    publish(run, tmp_path / "mirror")
-    monkeypatch.setenv(pretrained.BASE_VARIABLE, str(tmp_path / "mirror"))
-    zoo.VGGSmall(weights="toys", **given)
-    other, message = (
-        ({"input_quantizer": None}, "binary activations. Leave input_quantizer out.")
-        if binary
-        else ({}, "real activations. Pass input_quantizer=None.")
-    )
-    with pytest.raises(ValueError, match=f"were trained with {message}"):
-        zoo.VGGSmall(weights="toys", **other)
+# Sign, sign of what is above an image's mean, k bits, ReLU: other networks with the same weights.
+ACTIVATIONS = {
+    "approx_sign": lambda: "approx_sign",
+    "rbnn_sign": lambda: "rbnn_sign",
+    "ede_sign": lambda: rivals.EDESign(t_min=0.2, t_max=7.0),
+    "dorefa": lambda: lq.quantizers.DoReFa(k_bit=3),
+    "real": lambda: None,
+}
+
+
+@pytest.fixture
+def published_with(run, tmp_path, monkeypatch):
+    """Publishes a network with these activations as "toys", and gives the network."""
+
+    def published(activations):
+        model = shaken(zoo.VGGSmall(**SMALL, input_quantizer=activations))
+        model.save(run / "model.keras")
+        row, _ = publish(run, tmp_path / "mirror")
+        monkeypatch.setenv(pretrained.BASE_VARIABLE, str(tmp_path / "mirror"))
+        return model, tmp_path / "mirror" / row.file
+
+    return published
+
+
+def activations_of(model):
+    quantizer = model.get_layer("conv1").input_quantizer
+    names = ("name", "trainable", "dtype")
+    config = quantizer.get_config().items() if quantizer is not None else ()
+    return type(quantizer), {k: v for k, v in config if k not in names}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_come_with_the_weights(name, published_with, images):
+    trained, file = published_with(ACTIVATIONS[name]())
+    for weights in ("toys", file):
+        model = zoo.VGGSmall(weights=weights)
+        np.testing.assert_array_equal(model(images), trained(images))
+        assert activations_of(model) == activations_of(trained)
+
+
+@pytest.mark.parametrize(
+    "kind, given, told",
+    [
+        ("approx_sign", "rbnn_sign", r"'rbnn_sign'\): .* trained with .*'ApproxSign'"),
+        ("rbnn_sign", "approx_sign", r"'approx_sign'\): .* trained with .*'RBNNSign', .*t_min"),
+        ("dorefa", "dorefa_quantizer", r"'dorefa_quantizer'\): .* trained with .*'k_bit': 3"),
+        ("approx_sign", None, r"None\): these weights were trained with binary activations"),
+        ("real", "approx_sign", r"'approx_sign'\): these weights were trained with real activ"),
+    ],
+)
+def test_other_activations_than_those_of_the_weights(kind, given, told, published_with):
+    _, file = published_with(ACTIVATIONS[kind]())
+    for weights in ("toys", file):
+        with pytest.raises(ValueError, match=f"input_quantizer={told}.*Leave input_quantizer out"):
+            zoo.VGGSmall(weights=weights, input_quantizer=given)
+
+
+@pytest.mark.parametrize("given", ["ste_sign", lambda: rivals.EDESign(t_max=3.0), "approx_sign"])
+def test_activations_may_differ_in_their_gradient(given, published_with, images):
+    """To train on with: the network is the same."""
+    trained, _ = published_with("ede_sign")
+    model = zoo.VGGSmall(weights="toys", input_quantizer=given)
+    np.testing.assert_array_equal(model(images), trained(images))
+    assert activations_of(model) == activations_of(zoo.VGGSmall(**SMALL, input_quantizer=given))
+
+
+def test_weights_published_before_activations_were_recorded(files, trained, images):
+    """As those in the package: only whether activations are binary is known of them."""
+    assert "input_quantizer" not in weight_files.describe(files / "published.npz")["architecture"]
+    for given in ({}, {"input_quantizer": "ste_sign"}):
+        model = zoo.VGGSmall(weights=files / "published.npz", **given)
+        np.testing.assert_array_equal(model(images), trained(images))
+    with pytest.raises(ValueError, match=r"binary activations. Leave input_quantizer out"):
+        zoo.VGGSmall(weights=files / "published.npz", input_quantizer=None)
+    packaged = zoo.VGGSmall(weights="digits")
+    assert activations_of(packaged) == (lq.quantizers.ApproxSign, {})
+
+
+def test_activations_of_several_kinds_are_not_published(run, tmp_path):
+    """The record has room for one."""
+    kinds = iter(["rbnn_sign", *["approx_sign"] * 4])
+    shaken(zoo.VGGSmall(**SMALL, input_quantizer=lambda: next(kinds))).save(run / "model.keras")
+    message = r"'conv2' has the input quantizer .*ApproxSign.* before it .*RBNNSign.* one for all"
+    with pytest.raises(ValueError, match=message):
+        publish(run, tmp_path / "mirror")
+    assert not (tmp_path / "mirror").exists()
 
 
 def test_damaged_registry_is_named(mirror):

@@ -14,7 +14,9 @@ import tensorflow as tf
 from zookeeper import ComponentField, Field
 
 from hbnn_larq.arguments import is_number, require_whole
-from hbnn_larq.zoo import weight_files
+from hbnn_larq.layer_quantizers import find_quantizer
+from hbnn_larq.zoo import activations, weight_files
+from hbnn_larq.zoo.activations import UNCHOSEN
 from hbnn_larq.zoo.blocks import Blocks, quantizer_maker
 from hbnn_larq.zoo.pretrained import Pretrained, bar, fetch, find
 
@@ -42,7 +44,7 @@ class ZooFactory:
     input_shape: Any = Field(None)
     input_tensor: Any = Field(None)
     kernel_quantizer: Any = Field("hyperbolic")
-    input_quantizer: Any = Field("approx_sign")
+    input_quantizer: Any = Field(UNCHOSEN)
     width: Any = Field(None)
 
     @functools.cached_property
@@ -113,21 +115,50 @@ class ZooFactory:
 
     def blocks(self, kernel_initializer: Callable[[], Any], gamma: float = 1.0) -> Blocks:
         """The layers of this network, with its quantizers."""
-        given, real = self.input_quantizer, "input_quantizer" in self.trained
-        if self.trained and real != (given is None):
-            raise ValueError(
-                f"{self.name}(weights={str(self.weights)!r}, input_quantizer={given!r}): these "
-                f"weights were trained with {'real' if real else 'binary'} activations. "
-                + ("Pass input_quantizer=None." if real else "Leave input_quantizer out.")
-            )
+        quantizer = self.chosen_input_quantizer()
         return Blocks(
             kernel_quantizer=quantizer_maker(
                 self.kernel_quantizer, f"{self.name}: kernel_quantizer"
             ),
-            input_quantizer=quantizer_maker(self.input_quantizer, f"{self.name}: input_quantizer"),
-            binary_activations=self.input_quantizer is not None,
+            input_quantizer=quantizer_maker(quantizer, f"{self.name}: input_quantizer"),
+            binary_activations=quantizer is not None,
             kernel_initializer=kernel_initializer,
             gamma=gamma,
+        )
+
+    @functools.cached_property
+    def trained_input_quantizer(self) -> Any:
+        """The one that the weights were trained with.
+
+        Rows and files from before it was recorded tell real activations by a `None`, no more.
+        """
+        return activations.described(self.trained.get("input_quantizer", UNCHOSEN))
+
+    def chosen_input_quantizer(self) -> Any:
+        """The `choice` of it, which has to be binary or real as the weights want it."""
+        given, trained = self.input_quantizer, self.trained_input_quantizer
+        if activations.is_unchosen(given):
+            return trained
+        if self.trained and (trained is None) != (given is None):
+            raise self.other_activations(f"{'real' if trained is None else 'binary'} activations")
+        return given
+
+    def check_activations(self, model: tf.keras.Model) -> None:
+        """Raises where a binary layer sees something else than when the weights were trained."""
+        trained = self.trained_input_quantizer
+        if trained is None or any(map(activations.is_unchosen, (trained, self.input_quantizer))):
+            return
+        quantizer = find_quantizer(trained, f"{self.name}: input_quantizer")
+        for layer in model.layers:
+            if not activations.agree(getattr(layer, "input_quantizer", quantizer), quantizer):
+                raise self.other_activations(f"input_quantizer={trained!r}, another network")
+
+    def other_activations(self, trained_with: str) -> ValueError:
+        """The error where the weights do not fit the chosen input quantizer."""
+        return ValueError(
+            f"{self.name}(weights={str(self.weights)!r}, "
+            f"input_quantizer={self.input_quantizer!r}): these weights were trained with "
+            f"{trained_with}. Leave input_quantizer out."
         )
 
     def image_shape(self) -> tuple[int | None, int | None, int]:
@@ -190,6 +221,7 @@ class ZooFactory:
         if self.input_tensor is not None:
             image = tf.keras.utils.get_source_inputs(image)
         model = tf.keras.Model(inputs=image, outputs=output, name=self.name)
+        self.check_activations(model)
         if self.pretrained is not None:
             weight_files.load_weights(model, fetch(self.pretrained, progress=bar(self.weights)))
         elif self.weights is not None:

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 import hbnn_larq.zoo
 from hbnn_larq import files, rebuilding
-from hbnn_larq.zoo import weight_files
+from hbnn_larq.folding import binary_weights
+from hbnn_larq.zoo import activations, weight_files
 from hbnn_larq.zoo.images import DATASETS
 from hbnn_larq.zoo.pretrained import (
     REGISTRY,
@@ -69,6 +70,7 @@ def publish(
     results = json.loads((workdir / "results.json").read_text())
     trained = rebuilding.load(workdir / "model.keras", call=f"publish({str(workdir)!r})")
     architecture = _architecture(trained, recipe, workdir)
+    _check_signs(trained, workdir)
     weights = weights or str(recipe["dataset"])
     _check_normalization(weights, recipe, workdir)
     command = command or f"hbnn train {recipe['name']} --workdir runs/{recipe['name']}"
@@ -78,7 +80,7 @@ def publish(
     written: list[Path] = []
     try:
         content = weight_files.save_weights(trained, draft, architecture=architecture)
-        _check_logits(trained, draft, architecture, workdir)
+        _check_logits(trained, draft, workdir)
         sha256 = hashlib.sha256(content).hexdigest()
         # The hash in the name: a new version never meets an old one in a cache.
         file = f"{trained.name.lower()}-{weights}-{sha256[:8]}.npz"
@@ -142,15 +144,46 @@ def _architecture(model: tf.keras.Model, recipe: dict[str, Any], workdir: Path) 
     if any(layer.name == "conv1_pool" for layer in model.layers):
         names = [layer.name for layer in model.layers]
         architecture["pool_before_bn"] = names.index("conv1_pool") < names.index("conv1_bn")
-    if _activations(model) is None:
-        architecture["input_quantizer"] = None
+    architecture["input_quantizer"] = _input_quantizer(model, workdir)
     return architecture
 
 
-def _activations(model: tf.keras.Model) -> Any:
-    return next(
-        layer.input_quantizer for layer in model.layers if hasattr(layer, "input_quantizer")
-    )
+def _input_quantizer(model: tf.keras.Model, workdir: Path) -> dict[str, Any] | None:
+    """What makes the one input quantizer that all binary layers have."""
+    quantizers = {
+        layer.name: layer.input_quantizer
+        for layer in model.layers
+        if hasattr(layer, "input_quantizer")
+    }
+    try:
+        first, *others = map(activations.describe, quantizers.values())
+    except TypeError as error:
+        raise ValueError(
+            f"publish({str(workdir)!r}): the input quantizer cannot be written down ({error}). "
+            "Train with one of Larq's or hbnn_larq's."
+        ) from error
+    for name, other in zip(list(quantizers)[1:], others, strict=True):
+        if other != first:
+            raise ValueError(
+                f"publish({str(workdir)!r}): layer {name!r} has the input quantizer {other}, the "
+                f"layers before it {first}, and published weights record one for all. Save the "
+                "model with model.save(...) instead."
+            )
+    return first
+
+
+def _check_signs(model: tf.keras.Model, workdir: Path) -> None:
+    """A published file holds the signs of every quantized layer, and of nothing else."""
+    signs = binary_weights(model)
+    for layer in model.layers:
+        if hasattr(layer, "kernel_quantizer") and layer.name not in signs:
+            quantizer = layer.kernel_quantizer
+            named = None if quantizer is None else type(quantizer).__name__
+            raise ValueError(
+                f"publish({str(workdir)!r}): the weights of layer {layer.name!r} are no signs (its "
+                f"kernel quantizer: {named}), and published weights are. Use the model itself: "
+                f"weights={str(workdir / 'model.keras')!r}, with the arguments it was built with."
+            )
 
 
 def _check_normalization(weights: str, recipe: dict[str, Any], workdir: Path) -> None:
@@ -165,23 +198,17 @@ def _check_normalization(weights: str, recipe: dict[str, Any], workdir: Path) ->
         )
 
 
-def _check_logits(
-    trained: tf.keras.Model, file: Path, architecture: dict[str, Any], workdir: Path
-) -> None:
-    build = getattr(hbnn_larq.zoo, trained.name)
-    with rebuilding.silenced("larq.layers_base"):  # nothing is trained, so nothing starves
-        published = build(
-            **{**architecture, "input_quantizer": _activations(trained)},
-            weights=file,
-            kernel_quantizer="ste_sign",
-        )
+def _check_logits(trained: tf.keras.Model, file: Path, workdir: Path) -> None:
+    """What `weights=` builds of the file must be the trained network."""
+    published = getattr(hbnn_larq.zoo, trained.name)(weights=file)
     images = np.random.default_rng(0).normal(size=(16, *trained.input_shape[1:])).astype("float32")
     want, got = trained(images).numpy(), published(images).numpy()
     if not np.array_equal(want, got):
         raise ValueError(
-            f"publish({str(workdir)!r}): the model rebuilt from {architecture} gives other logits "
-            f"than the trained one (by up to {np.abs(want - got).max():.2g}), so the file was not "
-            "published. Was model.keras changed after training?"
+            f"publish({str(workdir)!r}): the model rebuilt from "
+            f"{weight_files.describe(file)['architecture']} gives other logits than the trained "
+            f"one (by up to {np.abs(want - got).max():.2g}), so the file was not published. Was "
+            "model.keras changed after training?"
         )
 
 

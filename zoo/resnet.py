@@ -7,6 +7,7 @@ import tensorflow as tf
 from zookeeper import Field, factory
 
 from hbnn_larq.arguments import require_between
+from hbnn_larq.zoo.activations import UNCHOSEN
 from hbnn_larq.zoo.blocks import (
     Blocks,
     classifier,
@@ -82,7 +83,7 @@ class ResNetFactory(ZooFactory):
         return "cifar" if max(shape[:2]) <= CIFAR_SIZE else "imagenet"
 
     def default(self, argument: str) -> Any:
-        if argument == "gamma_init" and self.input_quantizer is None:
+        if argument == "gamma_init" and self.chosen_input_quantizer() is None:
             return 1.0  # real activations would vanish at 1e-8, signs do not
         stem = self.stem_kind()
         return {**self.defaults, **BY_STEM[stem], **self.family[stem]}[argument]
@@ -257,7 +258,7 @@ def ResNet18(
     include_top: bool = True,
     num_classes: int | None = None,
     kernel_quantizer: Any = "hyperbolic",
-    input_quantizer: Any = "approx_sign",
+    input_quantizer: Any = UNCHOSEN,
     width: float | None = None,
     stem: str | None = None,
     shortcut: str | None = None,
@@ -296,9 +297,9 @@ def ResNet18(
         num_classes: number of classes; 10 for the first form, 1000 for the second by default.
         kernel_quantizer: alias, quantizer object, or function that makes one; each layer gets its
             own. `None` leaves the weights real.
-        input_quantizer: the same for the activations. `None` is the form with real activations,
-            and with `kernel_quantizer=None` the float twin; both rectify (ReLU) where the binary
-            network clips to [-1, 1].
+        input_quantizer: the same for the activations; published weights bring their own. `None` is
+            the form with real activations, and with `kernel_quantizer=None` the float twin; both
+            rectify (ReLU) where the binary network clips to [-1, 1].
         width: multiplies the number of channels, 1.0 by default.
         stem: "cifar" or "imagenet"; by default "cifar" for sides of at most 64 pixels.
         shortcut: how a shortcut halves the resolution: "avgpool_pad" (average pooling, then zero
@@ -345,7 +346,7 @@ def ResNet34(
     include_top: bool = True,
     num_classes: int | None = None,
     kernel_quantizer: Any = "hyperbolic",
-    input_quantizer: Any = "approx_sign",
+    input_quantizer: Any = UNCHOSEN,
     width: float | None = None,
     stem: str | None = None,
     shortcut: str | None = None,
@@ -394,7 +395,7 @@ def ResNet20(
     include_top: bool = True,
     num_classes: int | None = None,
     kernel_quantizer: Any = "hyperbolic",
-    input_quantizer: Any = "approx_sign",
+    input_quantizer: Any = UNCHOSEN,
     width: float | None = None,
     stem: str | None = None,
     shortcut: str | None = None,
@@ -444,7 +445,7 @@ def BiRealNet18(
     include_top: bool = True,
     num_classes: int | None = None,
     kernel_quantizer: Any = "hyperbolic",
-    input_quantizer: Any = "approx_sign",
+    input_quantizer: Any = UNCHOSEN,
     width: float | None = None,
     stem: str | None = None,
     shortcut: str | None = None,
@@ -494,7 +495,7 @@ def BiRealNet34(
     include_top: bool = True,
     num_classes: int | None = None,
     kernel_quantizer: Any = "hyperbolic",
-    input_quantizer: Any = "approx_sign",
+    input_quantizer: Any = UNCHOSEN,
     width: float | None = None,
     stem: str | None = None,
     shortcut: str | None = None,

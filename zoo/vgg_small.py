@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 from zookeeper import Field, factory
 
+from hbnn_larq.zoo.activations import UNCHOSEN
 from hbnn_larq.zoo.blocks import classifier, he_normal_fan_out
 from hbnn_larq.zoo.model_factory import ZooFactory
 
@@ -71,7 +72,7 @@ def VGGSmall(
     include_top: bool = True,
     num_classes: int | None = None,
     kernel_quantizer: Any = "hyperbolic",
-    input_quantizer: Any = "approx_sign",
+    input_quantizer: Any = UNCHOSEN,
     width: float | None = None,
     pool_before_bn: bool | None = None,
 ) -> tf.keras.Model:
@@ -97,9 +98,9 @@ def VGGSmall(
         num_classes: number of classes, 10 by default.
         kernel_quantizer: alias, quantizer object, or function that makes one; each layer gets its
             own. `None` leaves the weights real.
-        input_quantizer: the same for the activations. `None` is the form with real activations,
-            and with `kernel_quantizer=None` the float twin; both rectify (ReLU) where the binary
-            network clips to [-1, 1].
+        input_quantizer: the same for the activations; published weights bring their own. `None` is
+            the form with real activations, and with `kernel_quantizer=None` the float twin; both
+            rectify (ReLU) where the binary network clips to [-1, 1].
         width: multiplies the number of channels, 1.0 by default.
         pool_before_bn: whether max pooling stands between convolution and batch normalisation,
             as in the literature (the default), or behind them, where the converted file does it
