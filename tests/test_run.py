@@ -1,10 +1,14 @@
 """A run learns, keeps its books, stops at the first NaN, and goes on exactly where it stopped."""
 
 import csv
+import errno
+import fcntl
 import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -312,6 +316,69 @@ def test_a_recipe_without_a_saved_step_may_be_replaced(tmp_path, tiny):
     (tmp_path / "recipe.json").write_text(TINY.changed(r=0.5).to_json())
     run.fit(TINY.changed(stop_epoch=1), tmp_path, dataset=tiny, say=silent)
     assert Recipe.from_json((tmp_path / "recipe.json").read_text()).r == TINY.r
+
+
+LOCKER = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path, tiny):
+    """Each would take the other's unfinished checkpoint for what a kill left."""
+    inner = []
+
+    def meanwhile(line):
+        if line.startswith("epoch 2/"):
+            before = sorted(tmp_path.rglob("*"))
+            with pytest.raises(ValueError) as error:
+                run.fit(TINY, tmp_path, dataset=tiny, say=silent)
+            inner.append(str(error.value))
+            assert sorted(tmp_path.rglob("*")) == before
+
+    run.fit(TINY, tmp_path, dataset=tiny, say=meanwhile)
+    assert inner == [
+        f"{tmp_path}: another process is training in this folder. Wait until it ends, or use "
+        "another --workdir."
+    ]
+    # As in an interrupted run: it is free again, for the same command too.
+    run.fit(TINY, tmp_path, dataset=tiny, say=silent)
+
+
+def test_a_killed_process_leaves_its_folder_free(tmp_path, tiny):
+    other = subprocess.Popen(
+        [sys.executable, "-c", LOCKER, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match="another process is training in this folder"):
+            run.fit(TINY, tmp_path, dataset=tiny, say=silent)
+        other.kill()
+    assert run.fit(TINY, tmp_path, dataset=tiny, say=silent)["steps"] == 12
+
+
+def test_where_folders_cannot_be_locked_a_run_goes_without(tmp_path, tiny, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EBADF, "Bad file descriptor")  # what NFS says of a folder
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run.fit(TINY.changed(epochs=1), tmp_path, dataset=tiny, say=silent)["steps"] == 4
+
+
+def test_a_tensorboard_file_that_cannot_be_written_is_named(tmp_path, tiny):
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(OSError) as error:
+        run.fit(TINY, tmp_path, dataset=tiny, say=silent)
+    assert not isinstance(error.value, tf.errors.OpError)
+    assert str(error.value) == (
+        f"cannot write scalars to {tmp_path / 'tensorboard'} (Not a directory). Free some space "
+        "there, or whatever is in the way, and run the same command again"
+    )
+    (tmp_path / "tensorboard").unlink()
+    assert run.fit(TINY, tmp_path, dataset=tiny, say=silent)["steps"] == 12
 
 
 @pytest.mark.parametrize("name", ["flips_every", "checkpoint_every", "keep"])

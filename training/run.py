@@ -49,6 +49,7 @@ from hbnn_larq.training import checkpoints, data, pictures
 from hbnn_larq.training.models import build_model, build_optimizer
 from hbnn_larq.training.recipe import Recipe, listed
 from hbnn_larq.training.scalars import write_scalars
+from hbnn_larq.training.sole import alone_in
 from hbnn_larq.training.steps import Evaluation, Evaluator, TrainStep
 from hbnn_larq.training.strategies import is_chief, make_strategy
 
@@ -105,8 +106,8 @@ def fit(
         What is in `results.json`.
 
     # Raises
-        ValueError: where `workdir` holds a run of another recipe or on other data, or settings do
-            not fit the data.
+        ValueError: where `workdir` holds a run of another recipe or on other data, or another
+            process is training in it, or settings do not fit the data.
         FloatingPointError: at the first loss or gradient that is not finite, naming the layer.
         Stopped: after Ctrl-C, once the step is finished and the state is saved; or where another
             worker was lost.
@@ -137,25 +138,27 @@ def fit(
         _check_writable(workdir)  # before time goes into building the network
     _check_claim(workdir, recipe)
     run = _Run(recipe, dataset, fingerprint, workdir, strategy, say, flips_every)
-    run.restore()
-    if is_chief(strategy):
-        _claim(workdir, recipe)  # now that recipe and data are known to fit
-    try:
-        with _interruptible() as interrupted:
-            run.train(interrupted, checkpoint_every, keep)
-        # Whenever it came: after the last step too, or a study would go on with its next run.
-        if interrupted.is_set():
+    with alone_in(workdir) if is_chief(strategy) else contextlib.nullcontext():
+        _check_claim(workdir, recipe)  # again, now that it can no longer change
+        run.restore()
+        if is_chief(strategy):
+            _claim(workdir, recipe)  # now that recipe and data are known to fit
+        try:
+            with _interruptible() as interrupted:
+                run.train(interrupted, checkpoint_every, keep)
+            # Whenever it came: after the last step too, or a study would go on with its next run.
+            if interrupted.is_set():
+                raise Stopped(
+                    f"stopped after step {run.step:,} of {run.steps:,}; state saved in {workdir}. "
+                    "Run the same command again to go on."
+                )
+            return run.finish()
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
             raise Stopped(
-                f"stopped after step {run.step:,} of {run.steps:,}; state saved in {workdir}. Run "
-                "the same command again to go on."
-            )
-        return run.finish()
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
-        raise Stopped(
-            f"lost contact with another worker after step {run.step:,} of {run.steps:,}. The last "
-            f"checkpoint in {workdir} is good: start all workers again with the same command to "
-            "go on."
-        ) from None
+                f"lost contact with another worker after step {run.step:,} of {run.steps:,}. The "
+                f"last checkpoint in {workdir} is good: start all workers again with the same "
+                "command to go on."
+            ) from None
 
 
 def evaluate(
@@ -626,7 +629,6 @@ def _check_claim(workdir: Path, recipe: Recipe) -> None:
 def _claim(workdir: Path, recipe: Recipe) -> None:
     """Writes the recipe into the folder of the run."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         files.write(workdir / "recipe.json", recipe.to_json() + "\n")
     except OSError as error:
         raise OSError(

@@ -5,6 +5,7 @@ tensorboard --logdir runs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,21 @@ def write_scalars(folder: Path, row: Mapping[str, Any]) -> None:
     # Arguments
         folder: of the event files.
         row: of a run's history; None values are left out.
+
+    # Raises
+        OSError: the disk is full or cannot be written.
     """
+    try:
+        _append(folder, row)
+    except tf.errors.OpError as error:
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", error.message).strip().partition("\n")[0]
+        raise OSError(
+            f"cannot write scalars to {folder} ({reason}). Free some space there, or whatever is "
+            "in the way, and run the same command again"
+        ) from None
+
+
+def _append(folder: Path, row: Mapping[str, Any]) -> None:
     writer = tf.summary.create_file_writer(str(folder), filename_suffix=f".{row['epoch']}")
     with writer.as_default(step=row["epoch"]):
         for key, name in _PLAIN.items():
