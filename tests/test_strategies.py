@@ -161,6 +161,12 @@ def test_unknown_strategy_and_missing_cluster_are_named(monkeypatch):
         ValueError, match=r"strategy multiworker: .*TF_CONFIG must list the workers"
     ):
         strategies.make_strategy("multiworker")
+    for text in ("not json", "[]", "{}", '{"task": {"index": 0}}'):
+        monkeypatch.setenv("TF_CONFIG", text)
+        with pytest.raises(ValueError) as error:
+            strategies.make_strategy("multiworker")
+        assert "TF_CONFIG must list the workers" in str(error.value)
+        assert str(error.value).endswith(f"; it is {text!r}.")
     with pytest.raises(ValueError, match="strategy 'two': one of one, mirrored, multiworker"):
         strategies.make_strategy("two")
     assert strategies.is_chief(strategies.make_strategy("one"))

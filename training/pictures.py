@@ -56,7 +56,7 @@ def history_of(
     path = folder / "recipe.json"
     if not path.exists():
         raise ValueError(f"{folder} holds no run: there is no recipe.json in it.")
-    recipe, finished = Recipe.from_json(path.read_text()), finished_run(folder)
+    recipe, finished = Recipe.read(path), finished_run(folder)
     if finished is not None and finished[0] == recipe:
         history = finished[1]["history"]
     else:  # not ended yet, or going further than those results
@@ -168,7 +168,7 @@ def slice_loss(
         raise ValueError(
             f"{folder} holds no finished run: `hbnn train` writes recipe.json and model.keras."
         )
-    recipe = Recipe.from_json(recipe_path.read_text())
+    recipe = Recipe.read(recipe_path)
     if remark := remark_on_model(folder, recipe):
         say(remark)
     dataset = data.load(recipe.dataset, data_folder, image_size=recipe.image_size, say=say)

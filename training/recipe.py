@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hbnn_larq import flip_rate
+from hbnn_larq.training.saved_json import WAY_OUT, read_object
 
 __all__ = ["FlipForecast", "Recipe", "finished_run", "keep_decay_sum"]
 
@@ -255,8 +256,29 @@ class Recipe:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"not a recipe: the text is no JSON ({error}).") from None
+        return cls._of(values)
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """The recipe in a file.
+
+        # Raises
+            ValueError: for a file that holds none, naming it and the way out.
+        """
+        return cls.of_file(path, read_object(path))
+
+    @classmethod
+    def of_file(cls, path: Path, values: Any) -> Recipe:
+        """The recipe of these values, which are from a file that errors shall name."""
+        try:
+            return cls._of(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} {WAY_OUT}") from None
+
+    @classmethod
+    def _of(cls, values: Any) -> Recipe:
         name = values.get("name", "?") if isinstance(values, dict) else "?"
         if not isinstance(values, dict) or {"name", "source", "dataset", "model"} - set(values):
             raise ValueError("not a recipe: name, source, dataset and model must be given.")
@@ -334,8 +356,11 @@ def finished_run(folder: Path) -> tuple[Recipe, dict[str, Any]] | None:
     path = folder / "results.json"
     if not path.exists():
         return None
-    results = json.loads(path.read_text())
-    return Recipe.from_json(json.dumps(results["recipe"])), results
+    results = read_object(path)
+    for part, kind in (("recipe", dict), ("accuracy", dict), ("history", list)):
+        if not isinstance(results.get(part), kind):
+            raise ValueError(f"{path} is damaged (no {part} in it). {WAY_OUT}")
+    return Recipe.of_file(path, results["recipe"]), results
 
 
 def listed(differences: Mapping[str, tuple[Any, Any]]) -> str:
@@ -511,7 +536,7 @@ def _read(recipe: str, field: str, value: Any) -> Any:
         number = kind(value)
         if kind is int and float(value) != number:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         expected = {int: "a whole number", float: "a number", str: "text"}[kind]
         either = " or none" if type(None) in options else ""
         raise ValueError(f"{field}={value!r}: expected {expected}{either}.") from None

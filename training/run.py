@@ -617,7 +617,7 @@ def _check_claim(workdir: Path, recipe: Recipe) -> None:
     path = workdir / "recipe.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("*")):
         return
-    theirs = Recipe.from_json(path.read_text())
+    theirs = Recipe.read(path)
     differences = theirs.differences(recipe)
     if differences and not _goes_further(recipe, theirs):
         raise ValueError(

@@ -28,6 +28,7 @@ from hbnn_larq.callbacks import binary_kernels
 from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe, listed
 from hbnn_larq.training.repeats import repeat, require_seeds, spread
+from hbnn_larq.training.saved_json import read_object
 from hbnn_larq.training.search_report import conclude
 
 __all__ = ["TUNERS", "VARIANTS", "search"]
@@ -395,8 +396,8 @@ def _claim(
     workdir.mkdir(parents=True, exist_ok=True)
     begun = any(workdir.glob("runs/*/*/seed-*/recipe.json"))
     if path.exists() and begun:
-        there = json.loads(path.read_text())
-        was = Recipe.from_json(json.dumps(there.pop("recipe", None)))
+        there = read_object(path)
+        was = Recipe.of_file(path, there.pop("recipe", None))
         here = json.loads(json.dumps(settings))
         differences = {k: (there.get(k), v) for k, v in here.items() if there.get(k) != v}
         differences |= was.differences(recipe)
@@ -406,6 +407,6 @@ def _claim(
                 "another --workdir."
             )
         data.require_same(there.get("data"), fingerprint, f"{workdir} holds a search")
-    elif path.exists() and path.read_text(encoding="utf-8") != mine:
+    elif path.exists() and path.read_bytes() != mine.encode():
         shutil.rmtree(workdir / "tuner", ignore_errors=True)  # trials of a search that never began
     files.write(path, mine)

@@ -10,6 +10,7 @@ machines all of them read and one writes `DIR`, which must be shared between the
 
 from __future__ import annotations
 
+import json
 import os
 
 import tensorflow as tf
@@ -35,12 +36,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "multiworker":
-        if not os.environ.get("TF_CONFIG"):
-            raise ValueError(
-                "strategy multiworker: the environment variable TF_CONFIG must list the workers, "
-                'such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": '
-                '"worker", "index": 0}}, with another index on each.'
-            )
+        _require_cluster(os.environ.get("TF_CONFIG"))
         return tf.distribute.MultiWorkerMirroredStrategy()
     raise ValueError(f"strategy {name!r}: one of {', '.join(STRATEGIES)}.")
 
@@ -49,3 +45,17 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
     return resolver is None or resolver.task_type in (None, "chief") or resolver.task_id == 0
+
+
+def _require_cluster(config: str | None) -> None:
+    try:
+        values = json.loads(config or "")
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not values.get("cluster"):
+        found = f"; it is {config!r}" if config else ""
+        raise ValueError(
+            "strategy multiworker: the environment variable TF_CONFIG must list the workers, such "
+            'as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", '
+            f'"index": 0}}}}, with another index on each{found}.'
+        )

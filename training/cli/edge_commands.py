@@ -15,6 +15,7 @@ from hbnn_larq.training.cli.commands import (
     changed,
     refuse_converted,
 )
+from hbnn_larq.training.saved_json import read_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -331,7 +332,7 @@ def _alike(findings: list[Any]) -> list[list[Any]]:
 def _trained_on(folder: Path) -> int | None:
     """How many images a finished run saw in an epoch."""
     path = folder / "results.json"
-    images = json.loads(path.read_text()).get("images") if path.exists() else None
+    images = read_object(path).get("images") if path.exists() else None
     return images and images["train"]
 
 
@@ -341,7 +342,7 @@ def _found_in_training(folder: Path) -> list[Any]:
     from hbnn_larq.flip_rate import SETTLED_SUM
 
     path = folder / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = read_object(path) if path.exists() else {}
     findings = [doctor.Finding(**finding) for finding in results.get("findings") or []]
     flips, recipe = results.get("flips"), results.get("recipe") or {}
     said = any(finding.code == "flips-off-the-law" for finding in findings)
@@ -368,7 +369,7 @@ def _load(path: str, call: str) -> tuple[Any, Recipe | None]:
 
     folder, recipe = Path(path), None
     if folder.is_dir() and (folder / "recipe.json").exists():
-        recipe = Recipe.from_json((folder / "recipe.json").read_text())
+        recipe = Recipe.read(folder / "recipe.json")
         path = str(folder / "model.keras")
         if not Path(path).exists():
             raise FileNotFoundError(

@@ -304,7 +304,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         recipe_path, path = path / "recipe.json", path / "model.keras"
         if not recipe_path.exists():
             raise ValueError(f"{arguments.path} holds no run: there is no recipe.json in it")
-        recipe = Recipe.from_json(recipe_path.read_text())
+        recipe = Recipe.read(recipe_path)
         name = name or recipe.dataset
     if not path.exists():
         raise ValueError(f"there is no {path}; `hbnn train` writes it when a run is finished")
@@ -422,5 +422,5 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(outcome, indent=2))
     else:
-        print((Path(arguments.workdir) / "search.md").read_text(), end="")
+        print((Path(arguments.workdir) / "search.md").read_text(encoding="utf-8"), end="")
     return 0
