@@ -1,10 +1,12 @@
 """hbnn summary and hbnn zoo, as typed."""
 
+import dataclasses
 import json
 
 import pytest
 
 from hbnn_larq import zoo
+from hbnn_larq.training import models, recipes
 from hbnn_larq.training.cli import main
 from hbnn_larq.zoo import pretrained
 
@@ -93,6 +95,23 @@ def test_what_ships_is_verified(capsys):
     shipped = [row for row in pretrained.list_pretrained() if row.file]
     assert [(c["model"], c["weights"]) for c in checks] == [(r.model, r.weights) for r in shipped]
     assert all(check["ok"] for check in checks)
+
+
+def test_a_card_names_the_command_of_the_run_that_was_finished(tmp_path, capsys):
+    """While it goes further, `recipe.json` is that of another command."""
+    finished = recipes.find("digits").changed(epochs=3, stop_epoch=1, width=1 / 16)
+    models.build_model(finished, (16, 16, 1), 10).save(tmp_path / "model.keras")
+    results = {"recipe": dataclasses.asdict(finished), "images": {}, "accuracy": {}, "history": []}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "recipe.json").write_text(finished.changed(stop_epoch=None).to_json())
+    words = ["zoo", "publish", str(tmp_path), "--to", str(tmp_path / "to"), "--name", "x", "--json"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["command"] == (
+        "hbnn train digits --workdir runs/digits --set width=0.0625 --set epochs=3 "
+        "--set stop_epoch=1 --keep-decay"
+    )
+    assert "is of an earlier run (stop_epoch 1 there, None here)" in said.err
 
 
 @pytest.mark.slow

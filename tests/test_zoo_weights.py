@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -345,8 +346,8 @@ def run(files, tmp_path):
     folder.mkdir()
     shutil.copy(files / "model.keras", folder)
     recipe = {"name": "tiny", "dataset": "toys", "model": "vgg_small", "width": 1 / 16, "seed": 5}
-    (folder / "recipe.json").write_text(json.dumps(recipe))
     results = {
+        "recipe": recipe,
         "images": {"train": 3, "validation": 2, "test": 1},
         "accuracy": {"test_top1": 91.5},
         "steps": 9,
@@ -438,6 +439,42 @@ def test_normalisation_must_be_that_of_preprocess_input(run, tmp_path):
         publish(run, tmp_path / "mirror", weights="cifar10")
 
 
+def test_a_name_of_the_package_is_not_published(run, tmp_path, monkeypatch):
+    """`weights=` would go on to mean what the package has."""
+    packaged = pretrained.Pretrained("VGGSmall", "toys", {}, "hbnn train x", "x.npz", "0" * 64)
+    waiting = pretrained.Pretrained("VGGSmall", "waiting", {}, "hbnn train x")
+    folder = tmp_path / "packaged"
+    folder.mkdir()
+    pretrained.write_registry(folder / "registry.json", [packaged, waiting])
+    monkeypatch.setattr(pretrained, "PACKAGED", folder)
+    message = (
+        r"run'\): weights='toys' of VGGSmall means those in the package.*another name \(--name"
+    )
+    with pytest.raises(ValueError, match=message):
+        publish(run, tmp_path / "mirror")
+    assert not (tmp_path / "mirror").exists()
+    publish(run, tmp_path / "mirror", weights="waiting")
+    assert publish(run, folder)[0].sha256 != packaged.sha256  # a new version of the package's own
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "../up", "..", "", " a", "a ", "v1.0", "a\nb", "-a", "a?b"]
+)
+def test_names_that_weights_could_not_mean_are_not_published(name, run, tmp_path):
+    message = rf"run', weights={re.escape(repr(name))}\): a name is made of letters.*\(--name\)"
+    with pytest.raises(ValueError, match=message):
+        publish(run, tmp_path / "mirror", weights=name)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_cannot_be_one_is_not_out_of_space(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"cannot write in .*/file \(File exists\); .*Name another fo"
+    ):
+        publish(run, tmp_path / "file")
+
+
 def test_a_changed_file_of_a_folder_names_both_hashes(mirror):
     folder, row, _ = mirror
     (folder / row.file).write_bytes(b"changed")
@@ -452,7 +489,15 @@ def test_a_missing_file_of_a_folder_is_named(mirror):
         zoo.VGGSmall(weights="toys")
 
 
-@pytest.mark.parametrize("name", ["model.keras", "recipe.json", "results.json"])
+def test_a_run_that_goes_further_is_published_as_far_as_it_was_finished(run, tmp_path):
+    """`recipe.json` tells what is being trained, the results what the weights were trained by."""
+    finished = json.loads((run / "results.json").read_text())["recipe"]
+    (run / "recipe.json").write_text(json.dumps({**finished, "seed": 6, "width": 1.0}))
+    _, card = publish(run, tmp_path / "mirror")
+    assert (card["recipe"], card["seed"]) == (finished, 5)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "results.json"])
 def test_unfinished_run_is_named(name, run, tmp_path):
     (run / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"there is no {name}, so this is no finished run"):
@@ -461,8 +506,9 @@ def test_unfinished_run_is_named(name, run, tmp_path):
 
 
 def test_a_wrong_recipe_publishes_nothing(run, tmp_path):
-    recipe = json.loads((run / "recipe.json").read_text())
-    (run / "recipe.json").write_text(json.dumps({**recipe, "width": 1 / 8}))
+    results = json.loads((run / "results.json").read_text())
+    results["recipe"]["width"] = 1 / 8
+    (run / "results.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match=r"conv0/kernel has shape"):
         publish(run, tmp_path / "mirror")
     assert list((tmp_path / "mirror").iterdir()) == []
@@ -474,7 +520,8 @@ def test_a_full_disk_publishes_nothing(part, again, run, mirror, tmp_path, monke
     """Whichever of the three files does not fit: what was there stays as it was, and that is all"""
     folder = mirror[0] if again else tmp_path / "fresh"
     before = {p: p.read_bytes() for p in folder.iterdir()} if again else {}
-    (run / "results.json").write_text(json.dumps({"accuracy": {"test_top1": 92.0}, "images": {}}))
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "accuracy": {"test_top1": 92.0}}))
     write_bytes, write_text = Path.write_bytes, Path.write_text
 
     def full(write):
@@ -634,6 +681,12 @@ def test_weights_by_name_from_a_server_and_then_offline(served, trained, images,
     monkeypatch.setattr(pretrained, "download", no_network)
     again = zoo.VGGSmall(weights="toys")
     np.testing.assert_array_equal(again(images), trained(images))
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "a_b-2"])
+def test_every_name_that_is_published_is_found_over_http(name, served, run, trained, images):
+    publish(run, served[0], weights=name)
+    np.testing.assert_array_equal(zoo.VGGSmall(weights=name)(images), trained(images))
 
 
 def no_network(url, path, **arguments):

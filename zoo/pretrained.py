@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sys
+import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,7 +246,7 @@ def _is_url(base: str) -> bool:
 
 
 def _join(base: str, name: str) -> str:
-    return f"{base.rstrip('/')}/{name}"
+    return f"{base.rstrip('/')}/{urllib.parse.quote(name)}"
 
 
 def _checked(path: Path, sha256: str) -> Path:

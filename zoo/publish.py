@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import tensorflow as tf
 import hbnn_larq.zoo
 from hbnn_larq import files, rebuilding
 from hbnn_larq.folding import binary_weights
-from hbnn_larq.zoo import activations, weight_files
+from hbnn_larq.zoo import activations, pretrained, weight_files
 from hbnn_larq.zoo.images import DATASETS
 from hbnn_larq.zoo.pretrained import (
     REGISTRY,
@@ -26,7 +28,9 @@ from hbnn_larq.zoo.pretrained import (
 
 __all__ = ["publish"]
 
-NEEDED = ("model.keras", "recipe.json", "results.json")
+NEEDED = ("model.keras", "results.json")
+# Part of file names; with a dot in it, `weights=` would take it for a path.
+NAME = re.compile(r"\w+([ -]+\w+)*")
 
 
 def publish(
@@ -47,7 +51,8 @@ def publish(
     # Arguments
         workdir: folder of a run that `hbnn train` finished.
         folder: where to write; its registry is made or extended.
-        weights: name of the weights; the data set's by default.
+        weights: name of the weights; the data set's by default, which must not be that of weights
+            in the package.
         command: the command that trains them again; by default made from the recipe's name.
         licence: of the weights.
 
@@ -56,7 +61,8 @@ def publish(
 
     # Raises
         FileNotFoundError: the run is not finished.
-        ValueError: the model is none of the zoo's, or its weights are not signs.
+        ValueError: the model is none of the zoo's, its weights are not signs, or the name cannot
+            be one or is one of the package.
         OSError: the folder cannot be written, or its disk is full; nothing new is left in it.
     """
     workdir, folder = Path(workdir), Path(folder)
@@ -66,19 +72,20 @@ def publish(
                 f"publish({str(workdir)!r}): there is no {name}, so this is no finished run. "
                 "Finish it first: hbnn train, with the same --workdir."
             )
-    recipe = json.loads((workdir / "recipe.json").read_text())
     results = json.loads((workdir / "results.json").read_text())
+    recipe = results["recipe"]  # recipe.json is another while the run goes further
     trained = rebuilding.load(workdir / "model.keras", call=f"publish({str(workdir)!r})")
     architecture = _architecture(trained, recipe, workdir)
     _check_signs(trained, workdir)
-    weights = weights or str(recipe["dataset"])
+    weights = str(recipe["dataset"]) if weights is None else weights
+    _check_name(trained.name, weights, workdir, folder)
     _check_normalization(weights, recipe, workdir)
     command = command or f"hbnn train {recipe['name']} --workdir runs/{recipe['name']}"
 
-    folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{trained.name}-{weights}.npz"
     written: list[Path] = []
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         content = weight_files.save_weights(trained, draft, architecture=architecture)
         _check_logits(trained, draft, workdir)
         sha256 = hashlib.sha256(content).hexdigest()
@@ -116,13 +123,16 @@ def publish(
             path.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OSError(
             error.errno,
             f"publish({str(workdir)!r}): cannot write in {folder} ({error.strerror or error}); "
-            "nothing was published. Free some space there, or name another folder",
+            f"nothing was published. {'Free some space there, or name' if full else 'Name'} "
+            "another folder",
         ) from None
     finally:
-        draft.unlink(missing_ok=True)
+        if draft.exists():  # not where the folder itself could not be made
+            draft.unlink()
     return row, card
 
 
@@ -184,6 +194,24 @@ def _check_signs(model: tf.keras.Model, workdir: Path) -> None:
                 f"kernel quantizer: {named}), and published weights are. Use the model itself: "
                 f"weights={str(workdir / 'model.keras')!r}, with the arguments it was built with."
             )
+
+
+def _check_name(model: str, weights: str, workdir: Path, folder: Path) -> None:
+    """Whoever passes the name as `weights=` must get what is published here."""
+    if not NAME.fullmatch(weights):
+        raise ValueError(
+            f"publish({str(workdir)!r}, weights={weights!r}): a name is made of letters, digits "
+            "and '_', with '-' or spaces between them, such as 'cifar10-wide'. Publish it under "
+            "such a name (--name)."
+        )
+    packaged = read_registry(pretrained.PACKAGED / REGISTRY)
+    taken = {(row.model, row.weights) for row in packaged if row.file}
+    if (model, weights) in taken and folder.resolve() != pretrained.PACKAGED.resolve():
+        raise ValueError(
+            f"publish({str(workdir)!r}): weights={weights!r} of {model} means those in the "
+            f"package, which come before any other. Publish it under another name (--name), such "
+            f"as 'my-{weights}'."
+        )
 
 
 def _check_normalization(weights: str, recipe: dict[str, Any], workdir: Path) -> None:

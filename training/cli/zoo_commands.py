@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hbnn_larq.training.cli.commands import add_command, refuse_converted
+from hbnn_larq.training.cli.commands import add_command, refuse_converted, voice
 
 __all__ = ["register"]
 
@@ -239,9 +239,14 @@ def _dataset(name: str) -> Any:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
+    from hbnn_larq.training.pictures import remark_on_model
+    from hbnn_larq.training.recipe import Recipe
     from hbnn_larq.zoo.publish import publish
 
     workdir = Path(arguments.workdir)
+    begun = workdir / "recipe.json"
+    if begun.exists() and (remark := remark_on_model(workdir, Recipe.from_json(begun.read_text()))):
+        voice(arguments)(remark)
     row, card = publish(
         workdir,
         arguments.to,
@@ -263,13 +268,13 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 def _command(workdir: Path) -> str | None:
     """The command that trains the run again, its changes to the named recipe included."""
-    from hbnn_larq.training.recipe import Recipe
+    from hbnn_larq.training.recipe import finished_run
     from hbnn_larq.training.recipes import find
 
-    path = workdir / "recipe.json"
-    if not path.exists():
+    finished = finished_run(workdir)
+    if finished is None:
         return None
-    recipe = Recipe.from_json(path.read_text())
+    recipe, _ = finished
     try:
         changes = recipe.differences(find(recipe.name))
     except ValueError:  # a recipe of the user's own
