@@ -7,10 +7,12 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from micro import micro_model
 
 from hbnn_larq import files, loss_surface
@@ -232,8 +234,18 @@ def test_train_as_it_stands_shows_the_claim_and_json_is_all_it_prints(capsys, tm
         (["train", "digits", "--set", "batch_size=5000"], "a batch holds 1 to 1077 of them"),
         (["train", "digits", "--set", "learning_rate=1e-320"], "learning_rate=1e-320 must be a"),
         (["train", "digits", "--set", "learning_rate=1e39"], "float32 has (1.2e-38 to 3.4e38)"),
+        (["train", "digits", "--set", "epochs=1000000000"], "are 34,000,000,000 steps; a schedule"),
+        (["train", "digits", "--set", "paper_top1=99"], "paper_top1=99.0: a claim of the source"),
+        (["recipes", "digits", "--set", "paper_top5=99"], "paper_top5=99.0: a claim of the source"),
+        (["recipes", "digits", "--set", "epochs=1000000000"], "are 34,000,000,000 steps; a sched"),
+        (["recipes", "digits", "--set", "batch_size=5000"], "a batch holds 1 to 1077 of them"),
+        (["recipes", "cifar10-resnet18", "--set", "batch_size=50001"], "holds 1 to 50000 of them"),
+        (["recipes", "digits", "--set", "kernel_quantizer=foo"], "foo"),
+        (["recipes", "imagenet-resnet18", "--set", "input_quantizer=foo"], "foo"),
+        (["recipes", "digits", "--set", "layer_r=0.1,0.2"], "has 2 values for 5 binary layers"),
+        (["recipes", "cifar10-vggsmall", "--set", "dataset=generated-0x0x0-0"], "(0, 0, 0)"),
         (["recipes", "digit"], 'no recipe "digit". Closest: digits'),
-        (["evaluate", "nowhere"], "there is no nowhere"),
+        (["evaluate", "nowhere"], "there is no file or folder 'nowhere'"),
         (["evaluate", "README.md", "--dataset", "digits"], "is not a Keras model that can be"),
     ],
 )
@@ -265,6 +277,64 @@ def test_json_leaves_standard_output_to_the_result(capsys, tmp_path, tiny):
     assert err.startswith("recipe   tiny") and "\nepoch 2/2  loss " in err
     code, out, err = outcome(capsys, *words)
     assert code == 0 and "resumed from step 6 of 6" in err
+
+
+def test_evaluate_takes_a_saved_model(capsys, tmp_path, tiny):
+    assert outcome(capsys, "train", "tiny", "--workdir", str(tmp_path / "run"))[0] == 0
+    code, expected, _ = outcome(capsys, "evaluate", str(tmp_path / "run"), "--json")
+    model = tf.keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
+    model.save(tmp_path / "saved", save_format="tf")
+    words = ("evaluate", str(tmp_path / "saved"), "--dataset", TINY.dataset, "--json")
+    code, out, err = outcome(capsys, *words)
+    assert code == 0, err
+    assert json.loads(out) == {**json.loads(expected), "model": str(tmp_path / "saved")}
+    code, _, err = outcome(capsys, *words[:2])
+    assert code == 2 and "saved is a model without a recipe: name its data with --data" in err
+
+
+def test_the_split_that_is_taken_unasked_is_in_the_help(capsys):
+    for command, split in (("evaluate", "test"), ("compare", "validation")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert f"({split})" in capsys.readouterr().out.split("--split", 2)[2].split("--")[0]
+
+
+def test_json_of_a_study_ends_its_line(capsys, tmp_path, tiny):
+    words = ("compare", "tiny", "--methods", "ste_sign,float", "--seeds", "1", "--json")
+    code, out, _ = outcome(capsys, *words, "--workdir", str(tmp_path))
+    assert code == 0 and out.endswith("\n}\n")
+    assert json.loads(out) == json.loads((tmp_path / "compare.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+)
+def test_a_terminal_of_ascii_gets_the_result(tmp_path, environment):
+    """A study has a sign in its table that such a terminal lacks."""
+    script = """
+        import sys
+        from pathlib import Path
+        from hbnn_larq import files
+        from hbnn_larq.training import search
+        from hbnn_larq.training.cli import main
+
+        def searched(recipe, workdir, **_):
+            files.write(Path(workdir) / "search.md", "98.02 " + chr(177) + " 0.93" + chr(10))
+            return {}
+
+        search.search = searched
+        sys.exit(main(["search", "digits", "--radii", "1", "--workdir", sys.argv[1]]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+        env={**os.environ, **environment}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b"98.02 ? 0.93\n"
 
 
 def test_evaluate_names_what_is_missing(capsys, tmp_path):

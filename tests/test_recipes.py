@@ -66,6 +66,14 @@ def test_a_claim_survives_a_change_of_seed_only():
     assert BASE.changed(epochs=20).paper_top5 is None
 
 
+def test_a_claim_is_kept_or_dropped_and_never_set():
+    assert BASE.changed(paper_top1=93.0) == BASE
+    assert BASE.changed(paper_top1=None).paper_top1 is None
+    for changes in ({"paper_top1": 99}, {"paper_top5": "98", "epochs": 20}):
+        with pytest.raises(ValueError, match=r"paper_top[15]=9[98].0: a claim of the source is"):
+            BASE.changed(**changes)
+
+
 def test_recipe_round_trips_through_json():
     assert Recipe.from_json(BASE.to_json()) == BASE
     for recipe in RECIPES.values():

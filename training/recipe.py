@@ -25,6 +25,8 @@ __all__ = ["FlipForecast", "Recipe", "finished_run", "keep_decay_sum"]
 
 # Of float32, in which nets are trained: a rate below would be 0 there, one above infinite.
 _SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+# The rate of every step is held in memory, and forecast as a list: 32 bytes each.
+_MOST_STEPS = 10_000_000
 # Changing these does not make it another experiment.
 _NEUTRAL = ("seed",)
 # Changing these changes how many steps there are or how large each is.
@@ -227,11 +229,18 @@ class Recipe:
             A new recipe. `paper_top1` and `paper_top5` are None unless only the seed changed.
 
         # Raises
-            ValueError: for an unknown field, with the closest ones, or a value that does not fit.
+            ValueError: for an unknown field, with the closest ones, a value that does not fit, or
+                a claim, which can only be dropped.
         """
         values = {name: _read(self.name, name, value) for name, value in changes.items()}
         differing = {k: v for k, v in values.items() if v != getattr(self, k)}
         claim = ("paper_top1", "paper_top5")
+        for name in claim:
+            if differing.get(name) is not None:
+                raise ValueError(
+                    f"recipe {self.name}: {name}={differing[name]}: a claim of the source is kept "
+                    "or dropped (none), and never set. Leave it out."
+                )
         if any(name not in _NEUTRAL and name not in claim for name in differing):
             values = {**dict.fromkeys(claim), **values}
         if "r" in values:
@@ -305,7 +314,8 @@ class Recipe:
             peak: highest value; None for the learning rate.
 
         # Raises
-            ValueError: where no image is left to train on.
+            ValueError: where no image is left to train on, or there are more steps than a schedule
+                may have.
         """
         from hbnn_larq.training.schedules import Schedule
 
@@ -315,6 +325,12 @@ class Recipe:
                 f"{training_images + self.hold_out:,} training images to train on; hold out fewer."
             )
         steps = math.ceil(training_images / self.batch_size)
+        if self.epochs * steps > _MOST_STEPS:
+            raise ValueError(
+                f"recipe {self.name}: epochs={self.epochs} of {steps:,} steps are "
+                f"{self.epochs * steps:,} steps; a schedule has at most {_MOST_STEPS:,}. Give "
+                "fewer epochs, or larger batches (batch_size)."
+            )
         return Schedule(
             self.learning_rate if peak is None else peak,
             self.epochs * steps,

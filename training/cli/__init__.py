@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -28,11 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # Advice about retracing is for programmers; a study makes one graph per run on purpose.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    parser = _parser()
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:  # said by the command's own parser, for its usage
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # in a terminal without a sign, ? takes its place
+            stream.reconfigure(errors="replace")
     try:
+        parser = _parser()
+        arguments, unknown = parser.parse_known_args(argv)
+        if unknown:  # said by the command's own parser, for its usage
+            arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         return arguments.run(arguments)
     except (ValueError, TypeError, OSError, ImportError) as error:
         text = _text(error)

@@ -10,7 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_changes", "add_command", "apply_changes", "changed", "refuse_converted", "voice"]
+__all__ = [
+    "add_changes",
+    "add_command",
+    "apply_changes",
+    "changed",
+    "model_of",
+    "refuse_converted",
+    "voice",
+]
 
 
 def add_command(
@@ -54,6 +62,29 @@ def refuse_converted(path: str, call: str) -> None:
             f"folder, or a .keras, .h5 or SavedModel file. What the converted file holds is said "
             f"by: hbnn report MODEL {path}"
         )
+
+
+def model_of(path: str, call: str) -> tuple[Path, Any]:
+    """The model file of a run and the run's recipe, or a model file or SavedModel and None."""
+    refuse_converted(path, call)
+    folder = Path(path)
+    if (folder / "recipe.json").exists():
+        from hbnn_larq.training.recipe import Recipe
+
+        model = folder / "model.keras"
+        if not model.exists():
+            raise FileNotFoundError(
+                f"{call}: there is no {model}; `hbnn train` writes it when a run is finished"
+            )
+        return model, Recipe.read(folder / "recipe.json")
+    if folder.is_dir() and not (folder / "saved_model.pb").exists():
+        raise ValueError(
+            f"{call}: {path} holds no run: there is no recipe.json in it, and no saved_model.pb of "
+            "a SavedModel."
+        )
+    if not folder.exists():
+        raise FileNotFoundError(f"{call}: there is no file or folder {path!r}.")
+    return folder, None
 
 
 def voice(arguments: argparse.Namespace) -> Callable[[str], None]:

@@ -13,7 +13,7 @@ from hbnn_larq.training.cli.commands import (
     add_changes,
     add_command,
     changed,
-    refuse_converted,
+    model_of,
 )
 from hbnn_larq.training.saved_json import read_object
 
@@ -362,20 +362,11 @@ def _found_in_training(folder: Path) -> list[Any]:
 
 def _load(path: str, call: str) -> tuple[Any, Recipe | None]:
     """The model of a run folder or file, and the recipe of a run."""
-    refuse_converted(path, call)
+    file, recipe = model_of(path, call)
     import hbnn_larq  # noqa: F401  (registers the quantizers)
     from hbnn_larq import rebuilding
-    from hbnn_larq.training.recipe import Recipe
 
-    folder, recipe = Path(path), None
-    if folder.is_dir() and (folder / "recipe.json").exists():
-        recipe = Recipe.read(folder / "recipe.json")
-        path = str(folder / "model.keras")
-        if not Path(path).exists():
-            raise FileNotFoundError(
-                f"{call}: there is no {path}; `hbnn train` writes it when a run is finished"
-            )
-    return rebuilding.load(path, call=call), recipe
+    return rebuilding.load(file, call=call), recipe
 
 
 def _data_of(model: Any, recipe: Recipe | None, word: str | None) -> Dataset | None:

@@ -13,11 +13,18 @@ from hbnn_larq.training.cli.commands import (
     add_command,
     apply_changes,
     changed,
-    refuse_converted,
+    model_of,
     voice,
 )
 
 __all__ = ["register"]
+
+# Fields that a network is built from, which takes seconds.
+_OF_NETWORK = (
+    "model", "width", "stem", "shortcut", "kernel_quantizer", "input_quantizer", "layer_r",
+    "dataset",
+)  # fmt: skip
+_SHAPES = {"cifar10": ((32, 32, 3), 10), "imagenet": ((224, 224, 3), 1000)}
 
 
 def register(commands: Any) -> None:
@@ -82,7 +89,8 @@ def register(commands: Any) -> None:
     )
     evaluate.add_argument("--dataset", help="name of a data set; default: the run's own")
     _add_data(evaluate)
-    evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"),
+                          help="whose accuracy (%(default)s)")  # fmt: skip
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
     plot = add_command(
         commands,
@@ -192,8 +200,17 @@ def _recipes(arguments: argparse.Namespace) -> int:
         return 0
     from hbnn_larq.training.data import training_images
 
-    recipe = changed(find(arguments.name), arguments)
-    forecast = recipe.forecast(training_images(recipe.dataset) - recipe.hold_out)
+    original = find(arguments.name)
+    recipe = changed(original, arguments)
+    if set(_OF_NETWORK) & set(original.differences(recipe)):
+        _require_network(recipe)
+    images = training_images(recipe.dataset) - recipe.hold_out
+    forecast = recipe.forecast(images)
+    if recipe.batch_size > images:
+        raise ValueError(
+            f"batch_size={recipe.batch_size}: {recipe.dataset} has {images} training images, so a "
+            f"batch holds 1 to {images} of them."
+        )
     if arguments.json:
         print(json.dumps({**asdict(recipe), "forecast": asdict(forecast)}, indent=2))
         return 0
@@ -202,6 +219,17 @@ def _recipes(arguments: argparse.Namespace) -> int:
     if recipe.binary_weights:
         print(f"{f'flips {forecast.origin}':17}  {forecast}")
     return 0
+
+
+def _require_network(recipe: Any) -> None:
+    """Raises where `hbnn train` would refuse the network of a recipe, as far as it shows without files."""
+    from hbnn_larq.training import data, models
+
+    shape, classes = _SHAPES.get(recipe.dataset, _SHAPES["cifar10"])
+    if data.needs_no_files(recipe.dataset):
+        dataset = data.load(recipe.dataset)
+        shape, classes = dataset.image_shape, dataset.num_classes
+    models.build_model(recipe, shape, classes)
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -294,20 +322,9 @@ def _shown(value: Any) -> str:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training import data, pictures, run
-    from hbnn_larq.training.recipe import Recipe
 
-    refuse_converted(arguments.path, "hbnn evaluate")
-    path = Path(arguments.path)
-    name = arguments.dataset
-    recipe = None
-    if path.is_dir():
-        recipe_path, path = path / "recipe.json", path / "model.keras"
-        if not recipe_path.exists():
-            raise ValueError(f"{arguments.path} holds no run: there is no recipe.json in it")
-        recipe = Recipe.read(recipe_path)
-        name = name or recipe.dataset
-    if not path.exists():
-        raise ValueError(f"there is no {path}; `hbnn train` writes it when a run is finished")
+    path, recipe = model_of(arguments.path, "hbnn evaluate")
+    name = arguments.dataset or (recipe and recipe.dataset)
     if name is None:
         raise ValueError(f"{path} is a model without a recipe: name its data with --dataset")
     dataset = data.load(
@@ -391,7 +408,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         split=arguments.split,
         say=say,
     )
-    print(json.dumps(outcome, indent=2) if arguments.json else table(outcome), end="")
+    if arguments.json:
+        print(json.dumps(outcome, indent=2))
+    else:
+        print(table(outcome), end="")
     return 0
 
 
