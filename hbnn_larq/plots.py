@@ -12,6 +12,7 @@ from hbnn_larq.files import replaced
 __all__ = ["accuracies", "flips_of_runs", "flips_per_layer", "learning_curves", "radius_study"]
 
 MOST_NAMED = 12  # more names than that leave no room for the lines
+LONGEST_NAME = 50  # letters; nor does a longer one
 
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
@@ -38,7 +39,9 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: 
         losses.plot(epochs, [row["loss"] for row in rows], f"{dot}-", color=color)
         if validated:
             losses.plot(epochs, [row["validation_loss"] for row in rows], f"{dot}--", color=color)
-        accuracies.plot(epochs, [row[key] for row in rows], f"{dot}-", color=color, label=label)
+        accuracies.plot(
+            epochs, [row[key] for row in rows], f"{dot}-", color=color, label=_name(label)
+        )
     _over_epochs(losses, accuracies)
     losses.set(ylabel="loss", yscale="log")
     losses.legend(losses.lines[: 1 + validated], ["training", "validation"][: 1 + validated])
@@ -74,7 +77,7 @@ def flips_per_layer(
     layers = list(rows[0]["layers"]["flips_per_step"])
     by_depth = len(layers) > MOST_NAMED
     for place, layer in enumerate(layers):
-        style: dict[str, Any] = {"label": layer}
+        style: dict[str, Any] = {"label": _name(layer)}
         if by_depth:
             style = {"color": colormaps["viridis"](place / (len(layers) - 1))}
         for axes, key in ((steps, "flips_per_step"), (initial, "flips_vs_init")):
@@ -110,7 +113,9 @@ def flips_of_runs(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: st
         style = {"color": f"C{place}"}
         epochs, dot = [row["epoch"] for row in rows], _dot(rows)
         for axes, key in ((steps, "flips_per_step"), (initial, "flips_vs_init")):
-            axes.plot(epochs, [100 * row[key] for row in rows], f"{dot}-", label=label, **style)
+            axes.plot(
+                epochs, [100 * row[key] for row in rows], f"{dot}-", label=_name(label), **style
+            )
         if "flips_predicted" in rows[0]:
             predicted = [100 * row["flips_predicted"] for row in rows]
             steps.plot(epochs, predicted, f"{dot}--", **style)
@@ -143,8 +148,9 @@ def accuracies(
         mean = sum(group) / len(group)
         axes.plot([place - 0.25, place + 0.25], [mean, mean], color="black")
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.6, len(values) - 0.4))
-    crowded = any(len(a) + len(b) > 24 for a, b in pairwise(values))
-    axes.set_xticks(range(len(values)), list(values), rotation=25 if crowded else 0,
+    names = list(map(_name, values))
+    crowded = any(len(a) + len(b) > 24 for a, b in pairwise(names))
+    axes.set_xticks(range(len(names)), names, rotation=25 if crowded else 0,
                     ha="right" if crowded else "center")  # fmt: skip
     return _write(figure, path)
 
@@ -171,7 +177,10 @@ def radius_study(
         radii = sorted(runs)
         aside = [r * 1.03 ** (place - (len(values) - 1) / 2) for r in radii]  # dots beside dots
         axes.plot(
-            aside, [sum(runs[r]) / len(runs[r]) for r in radii], color=f"C{place}", label=label
+            aside,
+            [sum(runs[r]) / len(runs[r]) for r in radii],
+            color=f"C{place}",
+            label=_name(label),
         )
         for r, x in zip(radii, aside, strict=True):
             axes.plot([x] * len(runs[r]), runs[r], "o", color=f"C{place}", alpha=0.6)
@@ -196,6 +205,16 @@ def _label_flips(steps: Any, initial: Any) -> None:
     steps.set(ylabel="weights that flip per step (%)", ylim=(0, None))
     highest = max(initial.dataLim.y1, 57)  # half of them where a net knows its start no more
     initial.set(ylabel="weights that differ from the start (%)", ylim=(0, 1.05 * highest))
+
+
+def _name(text: str) -> str:
+    """A label that shows a name as it is: whole or its two ends, and no formula."""
+    if len(text) > LONGEST_NAME:
+        half = (LONGEST_NAME - 1) // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    text = text.replace("$", r"\$")
+    # A legend leaves out what begins with _, so that does not come first.
+    return f"\u200b{text}" if text.startswith("_") else text
 
 
 def _dot(rows: Sequence[Any]) -> str:

@@ -117,8 +117,9 @@ def test_plots_are_drawn_again_of_one_run_and_over_one_another_of_several(capsys
     assert all((Path(more) / name).read_bytes()[:4] == b"\x89PNG" for name in names)
     code, _, err = outcome(capsys, "plot", one, two)
     assert code == 2 and err.startswith("hbnn plot: several runs share no folder; name one with -o")
-    code, _, err = outcome(capsys, "plot", one, one, "-o", more)
-    assert code == 2 and "one run or more, each once." in err
+    for again in (one, f"{one}/", str(Path(two) / ".." / "one")):
+        code, _, err = outcome(capsys, "plot", one, again, "-o", more)
+        assert code == 2 and "one run or more, each once." in err
     code, _, err = outcome(capsys, "plot", str(tmp_path))
     assert (code, err) == (2, f"hbnn: {tmp_path} holds no run: there is no recipe.json in it.\n")
 

@@ -143,3 +143,39 @@ def test_flips_of_runs_share_axes(drawn):
     np.testing.assert_allclose(steps.lines[0].get_ydata(), [1, 2, 3])
     np.testing.assert_allclose(initial.lines[1].get_ydata(), [10, 20, 30])
     assert names(initial) == ["a", "b"]
+
+
+ODD = ("_ste", "a$b^$", "a$\\frac$", "x_1", "cost $5", "$")
+
+
+def test_names_are_shown_as_they_are(drawn):
+    """A name that begins with _ is left out of a legend, one between $ is read as a formula."""
+    _, accuracies = drawn(plots.learning_curves, dict.fromkeys(ODD, history()))
+    assert [shown(text) for text in names(accuracies)] == list(ODD)
+
+
+def shown(text):
+    """What matplotlib draws for a label, which must not be a formula to it."""
+    from matplotlib import cbook
+
+    assert not cbook.is_math_text(text)
+    return text.replace(r"\$", "$").lstrip("\u200b")
+
+
+@pytest.mark.parametrize("plot", [plots.learning_curves, plots.flips_of_runs])
+def test_long_names_leave_room_for_the_lines(drawn, plot):
+    rows = [{**row, "flips_per_step": 0.1, "flips_vs_init": 0.2} for row in history()]
+    long = [f"runs/{'x' * 200}/{end}" for end in ("one", "two")]
+    axes = drawn(plot, dict.fromkeys(long, rows))
+    labels = names(axes[1])
+    assert len(set(labels)) == 2 and max(map(len, labels)) <= plots.LONGEST_NAME
+    assert [label[-3:] for label in labels] == ["one", "two"] and labels[0].startswith("runs/x")
+    for each in axes:
+        assert each.get_position().width > 0.3
+
+
+def test_groups_are_named_as_they_are(drawn):
+    values = {"_a$b^$": [1.0, 2.0], f"{'x' * 200}": [2.0]}
+    (axes,) = drawn(plots.accuracies, values)
+    ticks = [text.get_text() for text in axes.get_xticklabels()]
+    assert shown(ticks[0]) == "_a$b^$" and len(ticks[1]) <= plots.LONGEST_NAME

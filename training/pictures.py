@@ -107,7 +107,7 @@ def plot(
         ValueError: no run, one given twice or without an epoch, or several and no `output`.
     """
     runs = {str(folder): history_of(folder, say) for folder in folders}
-    if not folders or len(runs) < len(folders):
+    if not folders or len({Path(folder).resolve() for folder in folders}) < len(folders):
         given = ", ".join(map(str, folders)) or "none"
         raise ValueError(f"plot(folders: {given}): one run or more, each once.")
     if output is None and len(runs) > 1:

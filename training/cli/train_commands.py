@@ -222,7 +222,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
 
 
 def _require_network(recipe: Any) -> None:
-    """Raises where `hbnn train` would refuse the network of a recipe, as far as it shows without files."""
+    """Raises where `hbnn train` would refuse the network of a recipe."""
     from hbnn_larq.training import data, models
 
     shape, classes = _SHAPES.get(recipe.dataset, _SHAPES["cifar10"])
