@@ -78,6 +78,21 @@ def test_list_says_how_to_train_what_is_missing(nothing_published, capsys):
     assert " ".join(line.split()) == f"ResNet34 imagenet - - not trained yet: {command}"
 
 
+def test_a_base_without_a_registry_is_said_in_one_line(tmp_path, capsys):
+    assert main(["zoo", "list", "--from", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "VGGSmall" in said.out
+    assert said.err.startswith(f"hbnn: list_pretrained: {tmp_path} has no registry.json, so these")
+    assert said.err.count("\n") == 1
+
+
+def test_a_base_that_is_not_there_is_wrong_use(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(pretrained.BASE_VARIABLE, "file:///tmp")
+    for words in (["list"], ["verify"], ["download", "VGGSmall", "mine"]):
+        assert main(["zoo", *words]) == 2
+        assert "'file:///tmp', where weights are looked for" in capsys.readouterr().err
+
+
 def test_download_of_untrained_weights_says_how(nothing_published, capsys):
     assert main(["zoo", "download", "VGGSmall", "digits"]) == 2
     assert "Train them with `hbnn train digits --workdir runs/digits`" in capsys.readouterr().err

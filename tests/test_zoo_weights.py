@@ -2,10 +2,17 @@
 
 import dataclasses
 import errno
+import functools
+import http.server
 import json
 import os
 import re
 import shutil
+import threading
+import urllib.error
+import urllib.request
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import larq as lq
@@ -647,38 +654,58 @@ def test_damaged_registry_is_named(mirror):
 # Over HTTP: the whole way from a name to a network
 
 
-@pytest.fixture
-def served(mirror, monkeypatch):
-    import functools
-    import http.server
-    import threading
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; the server may have other bytes to answer with, and break off."""
 
-    handler = functools.partial(Quiet, directory=str(mirror[0]))
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        server.ranges.append(self.headers.get("Range"))
+        if server.answer is None or not self.path.endswith("registry.json"):
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(server.answer)))
+        self.end_headers()
+        self.wfile.write(server.answer[: server.cut_after])
+
+
+@pytest.fixture
+def server(mirror, monkeypatch):
+    handler = functools.partial(Handler, directory=str(mirror[0]))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.answer, server.cut_after, server.ranges = None, None, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv(pretrained.BASE_VARIABLE, f"http://127.0.0.1:{server.server_address[1]}/")
-    yield mirror
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setenv(pretrained.BASE_VARIABLE, f"{server.url}/")
+    yield server
     server.shutdown()
     server.server_close()
 
 
-def make_quiet():
-    import http.server
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    return Quiet
+@pytest.fixture
+def served(mirror, server):
+    return mirror
 
 
-Quiet = make_quiet()
+@pytest.fixture
+def offline(monkeypatch):
+    """Called, it takes the network away."""
+
+    def unplug():
+        def fails(*args, **kwargs):
+            raise urllib.error.URLError(OSError("network is unreachable"))
+
+        monkeypatch.setattr(urllib.request, "urlopen", fails)
+
+    return unplug
 
 
-def test_weights_by_name_from_a_server_and_then_offline(served, trained, images, monkeypatch):
+def test_weights_by_name_from_a_server_and_then_offline(served, trained, images, offline):
     first = zoo.VGGSmall(weights="toys")
     np.testing.assert_array_equal(first(images), trained(images))
-    monkeypatch.setattr(pretrained, "download", no_network)
+    offline()
     again = zoo.VGGSmall(weights="toys")
     np.testing.assert_array_equal(again(images), trained(images))
 
@@ -689,12 +716,8 @@ def test_every_name_that_is_published_is_found_over_http(name, served, run, trai
     np.testing.assert_array_equal(zoo.VGGSmall(weights=name)(images), trained(images))
 
 
-def no_network(url, path, **arguments):
-    raise ConnectionError(f"{url}: the server cannot be reached")
-
-
-def test_offline_without_a_cache_says_so(served, monkeypatch):
-    monkeypatch.setattr(pretrained, "download", no_network)
+def test_offline_without_a_cache_says_so(served, offline):
+    offline()
     with pytest.raises(ConnectionError, match="cannot be reached"):
         zoo.VGGSmall(weights="toys")
 
@@ -714,3 +737,88 @@ def test_a_mirror_without_a_registry_serves_files_only(served):
         zoo.VGGSmall(weights="toys")
     path = pretrained.fetch(served[1])
     assert pretrained.sha256_of(path) == served[1].sha256
+
+
+def test_all_who_ask_a_server_at_once_are_told(served, tmp_path, monkeypatch):
+    """On an empty cache, where whoever comes second finds the first one's file half moved."""
+    for turn in range(10):
+        monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / f"cache{turn}"))
+        with ThreadPoolExecutor(8) as pool:
+            rows = list(pool.map(lambda _: pretrained.find("VGGSmall", "toys"), range(8)))
+        assert rows == [served[1]] * 8
+        assert len(list((tmp_path / f"cache{turn}").iterdir())) == 1
+
+
+def names():
+    return [row.weights for row in zoo.list_pretrained() if row.weights in ("toys", "others")]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"<html>Log in to this network</html>", b"{}", b"[1]", b"\xff\xfe", b""]
+)
+def test_an_answer_that_is_no_registry_does_not_take_the_place_of_one(answer, server, offline):
+    """As that of a network that wants a login first."""
+    server.answer = answer
+    with pytest.raises(ValueError, match=rf"{server.url}/registry.json is no registry of weights"):
+        names()
+    server.answer = None
+    assert names() == ["toys"]
+    server.answer = answer
+    with pytest.warns(
+        UserWarning, match=rf"{server.url}/registry.json is no registry.*one kept from an ear"
+    ):
+        assert names() == ["toys"]
+    offline()
+    assert names() == ["toys"]
+
+
+def test_a_registry_that_broke_off_is_never_gone_on_with(server, served, run, tmp_path):
+    """It may be another one by then, of which no part fits the old."""
+    server.answer, server.cut_after = (served[0] / "registry.json").read_bytes(), 400
+    with pytest.raises(ConnectionError, match=r"broke off after 400 bytes. Without a network"):
+        names()
+    cache = tmp_path / "cache"
+    assert not cache.exists() or list(cache.iterdir()) == []
+    publish(run, served[0], weights="others")
+    server.answer = None
+    assert names() == ["toys", "others"]
+    server.answer, server.cut_after = b"x" * 500, 400
+    assert names() == ["toys", "others"]
+    assert server.ranges == [None] * len(server.ranges)
+
+
+# A base that is not what it should be
+
+
+@pytest.mark.parametrize("base", ["nowhere", "file:///tmp", "htp://example.org"])
+def test_a_base_that_is_not_there_is_named(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(pretrained.BASE_VARIABLE, base)
+    message = rf"'{base}'.*there is no such folder, and it is no http.*{pretrained.BASE_VARIABLE}"
+    with pytest.raises(FileNotFoundError, match=message):
+        zoo.list_pretrained()
+    with pytest.raises(FileNotFoundError, match=message):
+        zoo.VGGSmall(weights="mine")
+    zoo.VGGSmall(weights="digits")  # the package is asked first
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_base_without_a_registry_is_named(remote, mirror, request):
+    base = request.getfixturevalue("server").url if remote else str(mirror[0])
+    (mirror[0] / "registry.json").unlink()
+    with pytest.raises(ValueError, match=rf"VGGSmall knows 'digits'.*; {base}/? has no registry.j"):
+        zoo.VGGSmall(weights="toys")
+    with pytest.warns(UserWarning, match=rf"{base}/? has no registry.json.*package.s weights only"):
+        assert names() == []
+
+
+def test_an_unknown_name_lists_those_of_the_base_too(mirror):
+    with pytest.raises(ValueError, match=r"VGGSmall knows 'digits', .*, 'toys'\."):
+        zoo.VGGSmall(weights="toy")
+
+
+def test_a_listing_without_a_base_warns_of_nothing(monkeypatch):
+    monkeypatch.delenv(pretrained.BASE_VARIABLE, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zoo.list_pretrained()

@@ -1,4 +1,7 @@
-"""One file over HTTP: resumed where it broke off, checked, moved into place when it is right."""
+"""One file over HTTP: resumed where it broke off, checked, moved into place when it is right.
+
+A small file that may change between two calls is read as a whole instead.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["download", "sha256_of"]
+__all__ = ["alone", "download", "read", "sha256_of"]
 
 CHUNK = 1 << 16
+GONE = (404, 410)  # no such file, as HTTP has it
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all
 
 
@@ -62,7 +66,7 @@ def download(
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.parent):
+    with alone(path.parent):
         if path.exists() and sha256 in (None, sha256_of(path)):
             return path  # another process was faster
         resumed = part.exists()
@@ -83,6 +87,20 @@ def download(
     return path
 
 
+def read(url: str, *, timeout: float = 10.0) -> bytes:
+    """What is at `url` now, whole or not at all, in one attempt.
+
+    # Raises
+        ConnectionError: the server cannot be reached, or broke off.
+        FileNotFoundError: the server has no such file.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            return response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise _failure(url, error) from error
+
+
 def _fetch(
     url: str, part: Path, progress: Progress | None, timeout: float, attempts: int, pause: float
 ) -> None:
@@ -96,11 +114,8 @@ def _fetch(
             if error.code == 416 and before:  # what we hold is longer than the file
                 part.unlink()
                 continue
-            if error.code in (404, 410):
-                raise FileNotFoundError(
-                    f"{url}: the server has no such file (HTTP {error.code}). Is the base address "
-                    "right (HBNN_LARQ_WEIGHTS, --from)?"
-                ) from error
+            if error.code in GONE:
+                raise _failure(url, error) from error
             fault: Exception = error
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and _is_local(error):
@@ -108,12 +123,7 @@ def _fetch(
             fault = error
         left = attempts - 1 if _size(part) > before else left - 1
         if left <= 0:
-            kept = _size(part)
-            rest = f" {kept:,} bytes are kept; the same call goes on from there." if kept else ""
-            raise ConnectionError(
-                f"{url}: {_reason(fault)}.{rest} Without a network, put the file into a folder and "
-                "point HBNN_LARQ_WEIGHTS at it."
-            ) from fault
+            raise _failure(url, fault, kept=_size(part)) from fault
         time.sleep(pause)
         pause *= 2
 
@@ -146,9 +156,25 @@ def _is_local(error: OSError) -> bool:
     return error.filename is not None and not isinstance(error, urllib.error.URLError)
 
 
+def _failure(url: str, error: Exception, kept: int = 0) -> OSError:
+    """What to raise where an attempt was the last one."""
+    if isinstance(error, urllib.error.HTTPError) and error.code in GONE:
+        return FileNotFoundError(
+            f"{url}: the server has no such file (HTTP {error.code}). Is the base address right "
+            "(HBNN_LARQ_WEIGHTS, --from)?"
+        )
+    rest = f" {kept:,} bytes are kept; the same call goes on from there." if kept else ""
+    return ConnectionError(
+        f"{url}: {_reason(error)}.{rest} Without a network, put the file into a folder and point "
+        "HBNN_LARQ_WEIGHTS at it."
+    )
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered HTTP {error.code}"
+    if isinstance(error, http.client.IncompleteRead):
+        return f"the connection broke off after {len(error.partial):,} bytes"
     cause = getattr(error, "reason", error)
     if isinstance(cause, TimeoutError):
         return "the server stopped sending"
@@ -158,7 +184,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Two processes that want one file take turns; the second finds it done."""
     try:
         import fcntl

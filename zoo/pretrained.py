@@ -14,13 +14,14 @@ import json
 import os
 import sys
 import urllib.parse
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hbnn_larq import files
-from hbnn_larq.zoo.download import Progress, download, sha256_of
+from hbnn_larq.zoo.download import Progress, alone, download, read, sha256_of
 
 __all__ = ["Pretrained", "fetch", "find", "list_pretrained"]
 
@@ -84,17 +85,24 @@ def list_pretrained(base: str | os.PathLike[str] | None = None) -> list[Pretrain
     # Returns
         A list of `Pretrained`.
 
+    # Raises
+        FileNotFoundError: the base is no folder.
+        ConnectionError: its server cannot be reached, and its registry was never read before.
+        ValueError: what it has is no registry.
+
     !!! example
         ```python
         [row.weights for row in list_pretrained() if row.file]   # ["digits"]
         ```
     """
-    rows = {(row.model, row.weights): row for row in read_registry(PACKAGED / REGISTRY)}
-    for row in _rows_of_base(base):
-        if row.file and not rows.get((row.model, row.weights), row).file:
-            rows[row.model, row.weights] = row
-        rows.setdefault((row.model, row.weights), row)
-    return list(rows.values())
+    further = _rows_of_base(base)
+    if further is None:
+        warnings.warn(
+            f"list_pretrained: {_base(base)} has no {REGISTRY}, so these are the package's weights "
+            f"only ({BASE_VARIABLE}, --from).",
+            stacklevel=2,
+        )
+    return list(_with_packaged(further or []).values())
 
 
 def find(model: str, weights: str, base: str | os.PathLike[str] | None = None) -> Pretrained:
@@ -102,20 +110,25 @@ def find(model: str, weights: str, base: str | os.PathLike[str] | None = None) -
 
     # Raises
         ValueError: there is no such row; what there is, is named.
+        FileNotFoundError, ConnectionError: the base had to be asked, and is not there.
     """
-    packaged = {(r.model, r.weights): r for r in read_registry(PACKAGED / REGISTRY)}
-    row = packaged.get((model, weights))
+    rows, nothing_there = _with_packaged([]), ""
+    row = rows.get((model, weights))
     if row is None or row.file is None:  # only then is it worth asking elsewhere
-        row = {(r.model, r.weights): r for r in list_pretrained(base)}.get((model, weights))
+        further = _rows_of_base(base)
+        if further is None:
+            nothing_there = f"; {_base(base)} has no {REGISTRY} with more ({BASE_VARIABLE}, --from)"
+        rows = _with_packaged(further or [])
+        row = rows.get((model, weights))
     if row is None:
-        names = [repr(r.weights) for r in packaged.values() if r.model == model]
-        others = [r.model for r in packaged.values() if r.weights == weights]
+        names = [repr(r.weights) for r in rows.values() if r.model == model]
+        others = [r.model for r in rows.values() if r.weights == weights]
         known = f"{model} knows {', '.join(names)}" if names else f"{model} has no pretrained ones"
         elsewhere = f"; {weights!r} is for {', '.join(others)}" if others else ""
         raise ValueError(
             f"{model}(weights={weights!r}): The `weights` argument should be either `None` (random "
             "initialization), the name of pretrained weights, or the path to the weights file to "
-            f"be loaded. {known}{elsewhere}."
+            f"be loaded. {known}{elsewhere}{nothing_there}."
         )
     return row
 
@@ -179,16 +192,7 @@ def read_registry(path: Path) -> list[Pretrained]:
     # Raises
         ValueError: the file is no registry.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["weights"]
-        known = {f.name for f in dataclasses.fields(Pretrained)}
-        for row in rows:  # it may come from elsewhere, and must not reach beyond its folder
-            file = row.get("file")
-            if file is not None and (Path(file).name != file or file in ("", "..")):
-                raise ValueError(f"{file!r} is no plain name of a file")
-        return [Pretrained(**{k: v for k, v in row.items() if k in known}) for row in rows]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no registry of weights ({error!r}).") from error
+    return _rows(path.read_bytes(), str(path))
 
 
 def write_registry(path: Path, rows: Iterable[Pretrained]) -> None:
@@ -207,25 +211,63 @@ def bar(name: str) -> Progress:
     return show
 
 
-def _rows_of_base(base: str | os.PathLike[str] | None) -> list[Pretrained]:
+def _rows(content: bytes, name: str) -> list[Pretrained]:
+    try:
+        rows = json.loads(content.decode())["weights"]
+        known = {f.name for f in dataclasses.fields(Pretrained)}
+        for row in rows:  # it may come from elsewhere, and must not reach beyond its folder
+            file = row.get("file")
+            if file is not None and (Path(file).name != file or file in ("", "..")):
+                raise ValueError(f"{file!r} is no plain name of a file")
+        return [Pretrained(**{k: v for k, v in row.items() if k in known}) for row in rows]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{name} is no registry of weights ({error!r}).") from error
+
+
+def _with_packaged(further: list[Pretrained]) -> dict[tuple[str, str], Pretrained]:
+    """The rows of the package, and those of a base for what the package does not have."""
+    rows = {(row.model, row.weights): row for row in read_registry(PACKAGED / REGISTRY)}
+    for row in further:
+        if row.file and not rows.get((row.model, row.weights), row).file:
+            rows[row.model, row.weights] = row
+        rows.setdefault((row.model, row.weights), row)
+    return rows
+
+
+def _rows_of_base(base: str | os.PathLike[str] | None) -> list[Pretrained] | None:
+    """The rows of a base; `None` where it has no registry, as a mirror of files only."""
     base = _base(base)
     if base is None:
         return []
     if not _is_url(base):
         path = Path(base) / REGISTRY
-        return read_registry(path) if path.exists() else []
+        if not Path(base).is_dir():
+            raise FileNotFoundError(
+                f"{base!r}, where weights are looked for: there is no such folder, and it is no "
+                f"http(s) URL. Correct {BASE_VARIABLE} (or --from), or leave it out."
+            )
+        return read_registry(path) if path.exists() else None
+    url = _join(base, REGISTRY)
     kept = _cache(None) / f"registry-{hashlib.sha256(base.encode()).hexdigest()[:12]}.json"
-    fresh = kept.with_suffix(".new")
     try:
-        fresh.unlink(missing_ok=True)
-        download(_join(base, REGISTRY), fresh, timeout=10, attempts=1)
-        fresh.replace(kept)
+        content = read(url)
     except FileNotFoundError:
-        return []  # a mirror of files only
+        return None
     except ConnectionError:
         if not kept.exists():
             raise
-    return read_registry(kept)
+        return read_registry(kept)
+    try:
+        rows = _rows(content, url)
+    except ValueError as error:  # such as the page of a network that wants a login first
+        if not kept.exists():
+            raise
+        warnings.warn(f"{error} The one kept from an earlier answer is used.", stacklevel=3)
+        return read_registry(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with alone(kept.parent):  # others may ask at the same time
+        files.write(kept, content)
+    return rows
 
 
 def _base(base: str | os.PathLike[str] | None) -> str | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import json
 import os
 import sys
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -163,6 +166,15 @@ def _arguments(function: Any, name: str, changes: list[str]) -> dict[str, Any]:
 # ------------------------------------------------------------------ zoo
 
 
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Prints what the zoo warns of without the line of code that it is from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"hbnn: {message}", file=sys.stderr)
+        yield
+
+
+@_plain_warnings()
 def _list(arguments: argparse.Namespace) -> int:
     from hbnn_larq import zoo
 
@@ -181,6 +193,7 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@_plain_warnings()
 def _download(arguments: argparse.Namespace) -> int:
     from hbnn_larq.zoo.pretrained import bar, fetch, find
 
@@ -190,6 +203,7 @@ def _download(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@_plain_warnings()
 def _verify(arguments: argparse.Namespace) -> int:
     from hbnn_larq.zoo.pretrained import bar, fetch, find, list_pretrained
 
