@@ -706,6 +706,7 @@ PLAN = [
     ("taught", "textures-resnet18-5"),
     ("taught", "textures-vgg-5"),
     ("taught", "digits-vgg-5"),
+    ("taught", "digits-vgg-20"),
     ("starts", "digits-vgg-5"),
     ("starts", "textures-vgg-5"),
     *[
