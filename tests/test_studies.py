@@ -78,7 +78,41 @@ def test_spread_and_paired_difference_against_numpy_and_a_textbook_value():
 
 def test_one_pair_is_never_beyond_noise():
     difference = repeats.paired_difference([2.0], [1.0])
-    assert difference.within_noise and str(difference) == "+1.00 (one pair: no interval)"
+    assert difference.within_noise and str(difference) == "+1.00 (too few pairs: no interval)"
+
+
+def test_two_equal_differences_are_a_coincidence_and_no_certainty():
+    """Accuracies are counts of images, so that two of them often differ by the same."""
+    images = 270
+    first, other = ([100 * n / images for n in hits] for hits in ((250, 262), (247, 259)))
+    difference = repeats.paired_difference(first, other)
+    assert difference.within_noise and math.isnan(difference.low)
+    verdict = search_report._verdict(of_one_r({"hyperbolic": {1.0: first, 2.0: other}}), None, 2)
+    assert verdict.endswith("every difference is within noise")
+    scores = of_one_r({"hyperbolic": {1.0: first}, "hyperbolic_boundary": {1.0: other}})
+    assert search_report._verdict(scores, None, 2).endswith(
+        "boundary and ball do not differ beyond noise (-1.11 points, too few seeds for an interval,"
+        " over 1 values of r)"
+    )
+    # Three agree by chance no more.
+    assert not repeats.paired_difference([*first, 2.0], [*other, 2 - 100 * 3 / 270]).within_noise
+
+
+def test_a_comparison_without_interval_is_json_still(tmp_path, tiny, monkeypatch):
+    def constant(recipe, workdir, **_):
+        top1 = 90.0 + recipe.seed + (recipe.kernel_quantizer is None)
+        return {"accuracy": {"validation_top1": top1}, "flips": None, "seconds": 1.0}
+
+    monkeypatch.setattr(run, "fit", constant)
+    compare.compare(TINY, ["ste_sign", "float"], tmp_path, seeds=2, dataset=tiny, say=silent)
+
+    def refuse(word):
+        raise ValueError(word)
+
+    outcome = json.loads((tmp_path / "compare.json").read_text(), parse_constant=refuse)
+    assert outcome["methods"][1]["difference"] == {
+        "mean": 1.0, "low": None, "high": None, "within_noise": True,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -154,8 +155,8 @@ def compare(
                 if difference is None
                 else {
                     "mean": difference.mean,
-                    "low": difference.low if seeds > 1 else None,
-                    "high": difference.high if seeds > 1 else None,
+                    "low": None if math.isnan(difference.low) else difference.low,
+                    "high": None if math.isnan(difference.high) else difference.high,
                     "within_noise": difference.within_noise,
                 },
                 "text": str(spread(values)),

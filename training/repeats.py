@@ -33,7 +33,7 @@ class Spread(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean of paired differences with the bounds of its 95 % confidence interval."""
+    """Mean of paired differences with the bounds of its 95 % confidence interval, or with NaN."""
 
     mean: float
     low: float
@@ -41,12 +41,12 @@ class Difference(NamedTuple):
 
     @property
     def within_noise(self) -> bool:
-        """Whether the interval holds 0 (or cannot be told from one pair)."""
+        """Whether the interval holds 0 (or cannot be told from so few pairs)."""
         return not (self.low > 0 or self.high < 0)
 
     def __str__(self) -> str:
         if math.isnan(self.low):
-            return f"{self.mean:+.2f} (one pair: no interval)"
+            return f"{self.mean:+.2f} (too few pairs: no interval)"
         note = ", within noise" if self.within_noise else ""
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]{note}"
 
@@ -115,6 +115,9 @@ def paired_difference(
 ) -> Difference:
     """Mean of `values - reference`, pair by pair, with Student's 95 % interval.
 
+    One pair has no interval, and no more have two whose differences are equal: accuracies are
+    counts of images, so that this happens by chance and tells nothing of the spread.
+
     # Arguments
         values, reference: one figure per seed, in the same order.
         comparisons: how many such differences are looked at together; the interval is widened
@@ -123,6 +126,8 @@ def paired_difference(
     from scipy.stats import t
 
     mean, std, count = spread([a - b for a, b in zip(values, reference, strict=True)])
+    if count < 2 or (count == 2 and std < 1e-9):
+        return Difference(mean, math.nan, math.nan)
     quantile = 1 - 0.025 / comparisons
-    half = float(t.ppf(quantile, count - 1)) * std / math.sqrt(count) if count > 1 else math.nan
+    half = float(t.ppf(quantile, count - 1)) * std / math.sqrt(count)
     return Difference(mean, mean - half, mean + half)

@@ -177,13 +177,12 @@ def _between(scores: _Scores, first: str, other: str, comparisons: int) -> str:
         for variant in (other, first)
     ]
     difference = paired_difference(*means, comparisons=comparisons)
-    if difference.within_noise and not math.isnan(difference.low):
-        said = "do not differ beyond noise"
-    else:
-        said = "differ"
+    said = "do not differ beyond noise" if difference.within_noise else "differ"
+    interval = f" [{difference.low:+.2f}, {difference.high:+.2f}]"
+    if math.isnan(difference.low):
+        interval = ", too few seeds for an interval,"
     return (
-        f"{TITLES[other]} and {TITLES[first]} {said} "
-        f"({difference.mean:+.2f} points [{difference.low:+.2f}, {difference.high:+.2f}] over "
+        f"{TITLES[other]} and {TITLES[first]} {said} ({difference.mean:+.2f} points{interval} over "
         f"{len(common)} values of r)"
     )
 
