@@ -262,6 +262,20 @@ def test_another_radius_is_another_network(files):
         zoo.VGGSmall(**SMALL, kernel_quantizer=other, weights=files / "model.keras")
 
 
+def test_activations_of_a_whole_model_are_part_of_it(tmp_path, images):
+    """Its file tells them; a gradient may differ, and so may real activations, to begin with."""
+    source = shaken(zoo.VGGSmall(**PLAIN, input_quantizer=lq.quantizers.DoReFa(k_bit=3)))
+    source.save(tmp_path / "model.keras")
+    message = (
+        r"conv1' was trained with the input quantizer .*'k_bit': 3.* has .*ApproxSign.*Pass in"
+    )
+    with pytest.raises(ValueError, match=message):
+        zoo.VGGSmall(**PLAIN, weights=tmp_path / "model.keras")
+    for activations in (lq.quantizers.DoReFa(k_bit=3), None):
+        model = zoo.VGGSmall(**PLAIN, weights=tmp_path / "model.keras", input_quantizer=activations)
+        assert np.array_equal(model(images), source(images)) == (activations is not None)
+
+
 def test_plain_sign_weights_warm_start_a_hyperbolic_network(tmp_path, images):
     plain = shaken(zoo.VGGSmall(**PLAIN))
     plain.save_weights(tmp_path / "plain.h5")

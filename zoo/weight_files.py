@@ -25,6 +25,7 @@ from hbnn_larq import files, rebuilding
 from hbnn_larq.folding import binary_weights
 from hbnn_larq.layer_quantizers import is_quantizer_state
 from hbnn_larq.optimizers import is_base_point
+from hbnn_larq.zoo import activations
 
 __all__ = ["describe", "load_weights", "save_weights"]
 
@@ -142,6 +143,7 @@ def load_weights(model: tf.keras.Model, path: str | os.PathLike[str]) -> None:
     _assign(model, arrays, path)
     if source is not None:
         _check_signs(model, source, path)
+        _check_activations(model, source, path)
 
 
 def _variables(layer: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
@@ -392,6 +394,22 @@ def _check_signs(model: tf.keras.Model, source: tf.keras.Model, path: Path) -> N
                 f"It was trained with {_named(trained.kernel_quantizer)}, this model has "
                 f"{_named(layer.kernel_quantizer)}. Pass the same kernel_quantizer, or fold the "
                 "trained model first (hbnn_larq.fold)."
+            )
+
+
+def _check_activations(model: tf.keras.Model, source: tf.keras.Model, path: Path) -> None:
+    """So are the same weights behind other binary activations; real ones are a step on the way."""
+    layers = {layer.name: layer for layer in model.layers}
+    for trained in source.layers:
+        want, got = (
+            getattr(layer, "input_quantizer", None) for layer in (trained, layers.get(trained.name))
+        )
+        if want is not None and got is not None and not activations.agree(want, got):
+            raise ValueError(
+                f"weights={str(path)!r}: layer {trained.name!r} was trained with the input "
+                f"quantizer {activations.describe(want)}, this {model.name} has "
+                f"{activations.describe(got)}, which gives other activations, so this would be "
+                "another network. Pass input_quantizer= as it was trained."
             )
 
 
