@@ -9,15 +9,14 @@ from typing import Any
 import tensorflow as tf
 
 from hbnn_larq import rivals
-from hbnn_larq.training import data
+from hbnn_larq.training import data, run
 from hbnn_larq.training.models import build_model, build_optimizer
 from hbnn_larq.training.recipe import Recipe
-from hbnn_larq.training.run import evaluate, fit
 
 
 def teacher_of(recipe: Recipe, dataset: data.Dataset, folder: str | Path) -> tf.keras.Model:
     """The net of a recipe of real weights, trained."""
-    fit(recipe, folder, dataset=dataset, say=lambda _: None)
+    run.fit(recipe, folder, dataset=dataset, say=lambda _: None)
     return tf.keras.models.load_model(Path(folder) / "model.keras")
 
 
@@ -48,7 +47,7 @@ def fit_taught(
         verbose=0,
         callbacks=[rivals.TrainingProgress(recipe.epochs)],
     )
-    found = {split: evaluate(student, dataset, split) for split in ("validation", "test")}
+    found = {split: run.evaluate(student, dataset, split) for split in ("validation", "test")}
     return {
         **{split: figures["top1"] for split, figures in found.items()},
         **{f"{split}_loss": figures["loss"] for split, figures in found.items()},
