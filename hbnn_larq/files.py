@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield path
         return
     target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")  # two may write at once
+    writer = f"{os.getpid()}-{threading.get_ident()}"  # two may write at once
+    temporary = target.with_name(f".{target.name}.{writer}.tmp")
     try:
         yield temporary
         with temporary.open("r+b") as file:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -54,3 +55,18 @@ def test_a_pipe_or_device_is_written_to_and_stays(tmp_path):
         target.write_text("new")
     reader.join(10)
     assert pipe.is_fifo() and read == ["new"]
+
+
+def test_threads_of_one_process_write_at_once(tmp_path):
+    """Each to a file of its own, and the last one's stays whole."""
+    path, barrier = tmp_path / "table.csv", threading.Barrier(8)
+
+    def write(number):
+        with replaced(path) as temporary:
+            temporary.write_text(str(number) * 1000)
+            barrier.wait(timeout=30)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(write, range(8))) == [None] * 8
+    (text,) = [file.read_text() for file in tmp_path.iterdir()]
+    assert text in {str(number) * 1000 for number in range(8)}
