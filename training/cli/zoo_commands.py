@@ -259,7 +259,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 
     workdir = Path(arguments.workdir)
     begun = workdir / "recipe.json"
-    if begun.exists() and (remark := remark_on_model(workdir, Recipe.from_json(begun.read_text()))):
+    if begun.exists() and (remark := remark_on_model(workdir, Recipe.read(begun))):
         voice(arguments)(remark)
     row, card = publish(
         workdir,
