@@ -164,7 +164,11 @@ def test_an_activation_is_a_sign_in_training_and_at_inference(alias, rng):
 # ------------------------------------------------------------------ keeping and loading
 
 
-@pytest.mark.parametrize("kind", [getattr(rivals, n) for n in rivals.__all__ if n[0].isupper()])
+# All but CMIM, a model around others, which has none: tests/test_cmim.py.
+CLASSES = [getattr(rivals, n) for n in rivals.__all__ if n[0].isupper() and n != "CMIM"]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
 def test_config_round_trip(kind):
     first = kind(3) if kind is rivals.TrainingProgress else kind()
     if kind is rivals.TrainingProgress:

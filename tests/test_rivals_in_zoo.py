@@ -248,7 +248,7 @@ def test_a_map_in_front_takes_the_recipe_s_radius():
 
 
 def test_compare_takes_rivals_by_alias(tmp_path):
-    methods = ["ste_sign", "irnet:input_quantizer=ede_sign:epochs=1", "recu+epc:epochs=1"]
+    methods = ["ste_sign", "irnet:input_quantizer=ede_sign", "recu+epc:epc_size=3"]
     outcome = compare.compare(
         tiny_recipe(epochs="1"), methods, tmp_path, seeds=1, dataset=tiny_data(),
         say=lambda _: None,
