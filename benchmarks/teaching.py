@@ -35,12 +35,16 @@ def fit_taught(
         build_optimizer(recipe, count),
         tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    size = {"batch_size": recipe.batch_size}
-    steps = data.steps_per_epoch(dataset, **size)
+    steps = data.steps_per_epoch(dataset, recipe.batch_size)
     batches = data.training_batches(
-        dataset, **size, epochs=recipe.epochs, seed=recipe.seed, with_indices=True
+        dataset,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        with_indices=True,
     )
     model.fit(
+        # Of batches without a known number Keras would begin anew in each epoch.
         batches.apply(tf.data.experimental.assert_cardinality(steps * recipe.epochs)),
         epochs=recipe.epochs,
         steps_per_epoch=steps,

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replaced", "write"]
+__all__ = ["locked", "replaced", "write"]
 
 
 @contextlib.contextmanager
@@ -64,3 +64,36 @@ def write(path: str | os.PathLike[str], content: bytes | str) -> None:
     """
     with replaced(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str], *, wait: bool) -> Iterator[None]:
+    """Keeps out of a folder whoever else asks so, until the block ends or the process dies.
+
+    The folder itself is locked, and nothing is left in it. Where there is no such lock, on other
+    systems and on some network drives, it is used without.
+
+    # Arguments
+        folder: one that is there.
+        wait: for another process to end, or give up at once.
+
+    # Raises
+        BlockingIOError: another process is in the folder, and `wait` is False.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)

@@ -15,14 +15,14 @@ import tensorflow as tf
 
 from hbnn_larq import files, plots
 from hbnn_larq.training import data, run
-from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.recipe import CLAIMS, Recipe
 from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, spread
 
 __all__ = ["compare", "folder_of", "method"]
 
 # What a comparison holds equal, or its differences would not be the methods'.
 _SHARED = ("dataset", "hold_out", "image_size", "seed", "epochs", "stop_epoch", "batch_size")
-_OF_RECIPE = ("name", "source", "paper_top1", "paper_top5")
+_OF_RECIPE = ("name", "source", *CLAIMS)
 _LONGEST_FOLDER = 150
 
 

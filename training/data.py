@@ -35,6 +35,7 @@ __all__ = [
     "generated",
     "load",
     "require_same",
+    "steps_of",
     "steps_per_epoch",
     "training_batches",
     "training_images",
@@ -487,10 +488,14 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     # Raises
         ValueError: for a batch size outside 1 to the number of training images.
     """
-    count = len(dataset.train)
+    return steps_of(dataset.name, len(dataset.train), batch_size)
+
+
+def steps_of(name: str, count: int, batch_size: int) -> int:
+    """As `steps_per_epoch`, of a data set that only its name and size are known of."""
     if not 1 <= batch_size <= count:
         raise ValueError(
-            f"batch_size={batch_size}: {dataset.name} has {count} training images, so a batch "
+            f"batch_size={batch_size}: {name} has {count} training images, so a batch "
             f"holds 1 to {count} of them."
         )
     return math.ceil(count / batch_size)

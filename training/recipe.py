@@ -21,12 +21,13 @@ from typing import Any
 from hbnn_larq import flip_rate
 from hbnn_larq.training.saved_json import WAY_OUT, read_object
 
-__all__ = ["FlipForecast", "Recipe", "finished_run", "keep_decay_sum"]
+__all__ = ["CLAIMS", "FlipForecast", "Recipe", "finished_run", "keep_decay_sum"]
 
 # Of float32, in which nets are trained: a rate below would be 0 there, one above infinite.
 _SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 # The rate of every step is held in memory, and forecast as a list: 32 bytes each.
 _MOST_STEPS = 10_000_000
+CLAIMS = ("paper_top1", "paper_top5")  # of the source, for a recipe as it is
 # Changing these does not make it another experiment.
 _NEUTRAL = ("seed",)
 # Changing these changes how many steps there are or how large each is.
@@ -234,15 +235,14 @@ class Recipe:
         """
         values = {name: _read(self.name, name, value) for name, value in changes.items()}
         differing = {k: v for k, v in values.items() if v != getattr(self, k)}
-        claim = ("paper_top1", "paper_top5")
-        for name in claim:
+        for name in CLAIMS:
             if differing.get(name) is not None:
                 raise ValueError(
                     f"recipe {self.name}: {name}={differing[name]}: a claim of the source is kept "
                     "or dropped (none), and never set. Leave it out."
                 )
-        if any(name not in _NEUTRAL and name not in claim for name in differing):
-            values = {**dict.fromkeys(claim), **values}
+        if any(name not in _NEUTRAL and name not in CLAIMS for name in differing):
+            values = {**dict.fromkeys(CLAIMS), **values}
         if "r" in values:
             values = {"layer_r": None, **values}
         return replace(self, **values)

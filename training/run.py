@@ -47,9 +47,8 @@ from hbnn_larq.metrics import information_gain
 from hbnn_larq.rivals import begin_epoch, move_clock
 from hbnn_larq.training import checkpoints, data, pictures
 from hbnn_larq.training.models import build_model, build_optimizer
-from hbnn_larq.training.recipe import Recipe, listed
+from hbnn_larq.training.recipe import CLAIMS, Recipe, listed
 from hbnn_larq.training.scalars import write_scalars
-from hbnn_larq.training.sole import alone_in
 from hbnn_larq.training.steps import Evaluation, Evaluator, TrainStep
 from hbnn_larq.training.strategies import is_chief, make_strategy
 
@@ -138,7 +137,7 @@ def fit(
         _check_writable(workdir)  # before time goes into building the network
     _check_claim(workdir, recipe)
     run = _Run(recipe, dataset, fingerprint, workdir, strategy, say, flips_every)
-    with alone_in(workdir) if is_chief(strategy) else contextlib.nullcontext():
+    with _alone_in(workdir) if is_chief(strategy) else contextlib.nullcontext():
         _check_claim(workdir, recipe)  # again, now that it can no longer change
         run.restore()
         if is_chief(strategy):
@@ -608,6 +607,21 @@ def _check_writable(workdir: Path) -> None:
         raise OSError(f"cannot write to {workdir} ({reason}). Use another --workdir")
 
 
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a folder, which is created where missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(folder, wait=False))
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder}: another process is training in this folder. Wait until it ends, or "
+                "use another --workdir."
+            ) from None
+        yield
+
+
 def _check_claim(workdir: Path, recipe: Recipe) -> None:
     """Raises where a folder holds a run of another recipe.
 
@@ -639,8 +653,7 @@ def _claim(workdir: Path, recipe: Recipe) -> None:
 def _goes_further(recipe: Recipe, other: Recipe) -> bool:
     """Whether a recipe is the other with a later stop."""
     stop, others = recipe.stop_epoch or recipe.epochs, other.stop_epoch or other.epochs
-    claims = {"paper_top1", "paper_top5"}
-    return set(other.differences(recipe)) <= {"stop_epoch", *claims} and stop > others
+    return set(other.differences(recipe)) <= {"stop_epoch", *CLAIMS} and stop > others
 
 
 @contextlib.contextmanager

@@ -5,17 +5,18 @@ A small file that may change between two calls is read as a whole instead.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["alone", "download", "read", "sha256_of"]
+from hbnn_larq import files
+
+__all__ = ["download", "read", "sha256_of"]
 
 CHUNK = 1 << 16
 GONE = (404, 410)  # no such file, as HTTP has it
@@ -66,7 +67,7 @@ def download(
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with alone(path.parent):
+    with files.locked(path.parent, wait=True):  # who comes second finds it done
         if path.exists() and sha256 in (None, sha256_of(path)):
             return path  # another process was faster
         resumed = part.exists()
@@ -181,21 +182,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.URLError):
         return f"the server cannot be reached ({cause})"
     return str(cause) or type(cause).__name__
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Two processes that want one file take turns; the second finds it done."""
-    try:
-        import fcntl
-
-        lock = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):  # no such lock on this system; the hash still guards the file
-        yield
-        return
-    try:
-        with contextlib.suppress(OSError):  # a network drive may have none either
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

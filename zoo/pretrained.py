@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hbnn_larq import files
-from hbnn_larq.zoo.download import Progress, alone, download, read, sha256_of
+from hbnn_larq.zoo.download import Progress, download, read, sha256_of
 
 __all__ = ["Pretrained", "fetch", "find", "list_pretrained"]
 
@@ -265,7 +265,7 @@ def _rows_of_base(base: str | os.PathLike[str] | None) -> list[Pretrained] | Non
         warnings.warn(f"{error} The one kept from an earlier answer is used.", stacklevel=3)
         return read_registry(kept)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with alone(kept.parent):  # others may ask at the same time
+    with files.locked(kept.parent, wait=True):  # others may ask at the same time
         files.write(kept, content)
     return rows
 

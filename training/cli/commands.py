@@ -16,6 +16,7 @@ __all__ = [
     "apply_changes",
     "changed",
     "model_of",
+    "network_of",
     "refuse_converted",
     "voice",
 ]
@@ -85,6 +86,15 @@ def model_of(path: str, call: str) -> tuple[Path, Any]:
     if not folder.exists():
         raise FileNotFoundError(f"{call}: there is no file or folder {path!r}.")
     return folder, None
+
+
+def network_of(recipe: Any, dataset: Any) -> Any:
+    """The untrained network of a recipe; where its data is not at hand, for what is known of it."""
+    from hbnn_larq.training.models import build_model
+    from hbnn_larq.zoo.images import DATASETS
+
+    facts = dataset or DATASETS.get(recipe.dataset, DATASETS["cifar10"])
+    return build_model(recipe, facts.image_shape, facts.num_classes)
 
 
 def voice(arguments: argparse.Namespace) -> Callable[[str], None]:

@@ -14,6 +14,7 @@ from hbnn_larq.training.cli.commands import (
     add_command,
     changed,
     model_of,
+    network_of,
 )
 from hbnn_larq.training.saved_json import read_object
 
@@ -283,11 +284,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
             ) from None
         recipe = changed(recipe, arguments)
         dataset = _data_at_hand(None, recipe, arguments.data)
-        shape, classes = ((32, 32, 3), 10) if dataset is None else (
-            dataset.image_shape,
-            dataset.num_classes,
-        )  # fmt: skip
-        model = models.build_model(recipe, shape, classes)
+        model = network_of(recipe, dataset)
     else:
         if arguments.set:
             raise ValueError(

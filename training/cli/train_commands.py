@@ -14,6 +14,7 @@ from hbnn_larq.training.cli.commands import (
     apply_changes,
     changed,
     model_of,
+    network_of,
     voice,
 )
 
@@ -24,7 +25,6 @@ _OF_NETWORK = (
     "model", "width", "stem", "shortcut", "kernel_quantizer", "input_quantizer", "layer_r",
     "dataset",
 )  # fmt: skip
-_SHAPES = {"cifar10": ((32, 32, 3), 10), "imagenet": ((224, 224, 3), 1000)}
 
 
 def register(commands: Any) -> None:
@@ -198,19 +198,17 @@ def _recipes(arguments: argparse.Namespace) -> int:
             claim = "-" if recipe.paper_top1 is None else _percent(recipe.paper_top1)
             print(f"{recipe.name:{width}}  {claim:>11}  {recipe.source}")
         return 0
-    from hbnn_larq.training.data import training_images
+    from hbnn_larq.training import data
+    from hbnn_larq.training.data import steps_of, training_images
 
     original = find(arguments.name)
     recipe = changed(original, arguments)
     if set(_OF_NETWORK) & set(original.differences(recipe)):
-        _require_network(recipe)
+        at_hand = data.needs_no_files(recipe.dataset)
+        network_of(recipe, data.load(recipe.dataset) if at_hand else None)
     images = training_images(recipe.dataset) - recipe.hold_out
     forecast = recipe.forecast(images)
-    if recipe.batch_size > images:
-        raise ValueError(
-            f"batch_size={recipe.batch_size}: {recipe.dataset} has {images} training images, so a "
-            f"batch holds 1 to {images} of them."
-        )
+    steps_of(recipe.dataset, images, recipe.batch_size)  # refuses batches of more than that
     if arguments.json:
         print(json.dumps({**asdict(recipe), "forecast": asdict(forecast)}, indent=2))
         return 0
@@ -219,17 +217,6 @@ def _recipes(arguments: argparse.Namespace) -> int:
     if recipe.binary_weights:
         print(f"{f'flips {forecast.origin}':17}  {forecast}")
     return 0
-
-
-def _require_network(recipe: Any) -> None:
-    """Raises where `hbnn train` would refuse the network of a recipe."""
-    from hbnn_larq.training import data, models
-
-    shape, classes = _SHAPES.get(recipe.dataset, _SHAPES["cifar10"])
-    if data.needs_no_files(recipe.dataset):
-        dataset = data.load(recipe.dataset)
-        shape, classes = dataset.image_shape, dataset.num_classes
-    models.build_model(recipe, shape, classes)
 
 
 def _train(arguments: argparse.Namespace) -> int:
