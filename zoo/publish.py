@@ -17,6 +17,7 @@ import tensorflow as tf
 import hbnn_larq.zoo
 from hbnn_larq import files, rebuilding
 from hbnn_larq.folding import binary_weights
+from hbnn_larq.training.recipe import finished_run
 from hbnn_larq.zoo import activations, pretrained, weight_files
 from hbnn_larq.zoo.images import DATASETS
 from hbnn_larq.zoo.pretrained import (
@@ -61,19 +62,20 @@ def publish(
 
     # Raises
         FileNotFoundError: the run is not finished.
-        ValueError: the model is none of the zoo's, its weights are not signs, or the name cannot
-            be one or is one of the package.
+        ValueError: the model is none of the zoo's, its weights are not signs, its results are
+            damaged, or the name cannot be one or is one of the package.
         OSError: the folder cannot be written, or its disk is full; nothing new is left in it.
     """
     workdir, folder = Path(workdir), Path(folder)
-    for name in NEEDED:
-        if not (workdir / name).exists():
-            raise FileNotFoundError(
-                f"publish({str(workdir)!r}): there is no {name}, so this is no finished run. "
-                "Finish it first: hbnn train, with the same --workdir."
-            )
-    results = json.loads((workdir / "results.json").read_text())
-    recipe = results["recipe"]  # recipe.json is another while the run goes further
+    finished = finished_run(workdir)
+    if finished is None or not (workdir / "model.keras").exists():
+        name = next(name for name in NEEDED if not (workdir / name).exists())
+        raise FileNotFoundError(
+            f"publish({str(workdir)!r}): there is no {name}, so this is no finished run. "
+            "Finish it first: hbnn train, with the same --workdir."
+        )
+    _, results = finished
+    recipe = results["recipe"]
     trained = rebuilding.load(workdir / "model.keras", call=f"publish({str(workdir)!r})")
     architecture = _architecture(trained, recipe, workdir)
     _check_signs(trained, workdir)
@@ -103,7 +105,7 @@ def publish(
         )
         card = {
             **dataclasses.asdict(row),
-            "data": {"name": recipe["dataset"], "images": results["images"]},
+            "data": {"name": recipe["dataset"], "images": results.get("images")},
             "recipe": recipe,
             "seed": recipe.get("seed"),
             "command": command,

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hbnn_larq.training.cli.commands import add_command, refuse_converted, voice
+from hbnn_larq.training.cli.commands import add_command, model_of, voice
 
 __all__ = ["register"]
 
@@ -137,10 +137,11 @@ def _model(name: str, changes: list[str]) -> Any:
         )
     if changes:
         raise ValueError(f"--set changes a model of the zoo; {name} is a file and is as it is.")
-    if (path / "model.keras").exists():
-        path = path / "model.keras"
-    refuse_converted(str(path), "hbnn summary")
-    return rebuilding.load(path, call=f"hbnn summary {name}")
+    call = "hbnn summary"
+    model = path / "model.keras"
+    if not model.exists():
+        model, _ = model_of(name, call)
+    return rebuilding.load(model, call=f"{call} {name}")
 
 
 def _arguments(function: Any, name: str, changes: list[str]) -> dict[str, Any]:
