@@ -619,6 +619,21 @@ def _halves_again_rows(results: Results) -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
+def _search_again_rows(results: Results) -> str:
+    lines = ["| case | the default | plain sign, Adam tuned | difference |", "|---" * 4 + "|"]
+    for case in CASES:
+        adam = results.best_of_grid(case, PLAIN_ADAM)
+        if adam is None:
+            continue
+        pair = (GEODESIC_MEMORY, adam)
+        if not all(_complete(results, case, words, CONFIRMING) for words in pair):
+            continue
+        rows = [_row(results, case, words, CONFIRMING)[0] for words in pair]
+        gain = _difference(results, case, *pair, CONFIRMING)
+        lines.append(f"| {' | '.join([_starred(case), *rows, gain])} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
 def _activation_rows(results: Results) -> str:
     lines = [
         "| case | Adam, tuned | with rbnn_sign, tuned | at | gain | the default with rbnn_sign "
@@ -959,6 +974,13 @@ COMPARED = (
         "RBNN's activation, on other seeds",
         f"The same two, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}, which had no part in anything.",
         _halves_again_rows,
+    ),
+    Compared(
+        "search again",
+        "The default and tuned Adam in long runs, on other seeds",
+        f"`{GEODESIC_MEMORY}`, and plain sign at the best point of its grid by Adam, seeds "
+        f"{CONFIRMING[0]} to {CONFIRMING[-1]}, in the two cases that no choice had seen.",
+        _search_again_rows,
     ),
     Compared(
         "activation",

@@ -492,6 +492,26 @@ def test_a_second_look_is_paired_on_seeds_of_its_own(study, tmp_path):
     assert study_report.TABLES["<!-- confirm -->"](results) == ""
 
 
+def test_the_search_is_looked_at_again_on_seeds_of_its_own(study, tmp_path):
+    import study_report
+
+    case, table = "hard-vgg-20", study_report.TABLES["<!-- search again -->"]
+    results = study.Results(tmp_path / "r.jsonl")
+    finish(study, results, "confirm_search", case=case, test=70.0)
+    assert results.lines == {} and table(results) == ""
+    finish(study, results, "adam", case=case, test=70.0)
+    best = results.best_of_grid(case, study.PLAIN_ADAM)
+    finish(study, results, "confirm_search", case=case, test=70.0)
+    for seed in study.CONFIRMING:
+        results.lines[case, study.GEODESIC_MEMORY, seed]["test"] += seed - 54
+    row = table(results).splitlines()[2]
+    assert row.startswith(
+        f"| {case} | 70.50 ± 3.03 (10) | 70.00 ± 0.00 (10) | +0.50 [-1.67, +2.67]"
+    )
+    del results.lines[case, best, 59]
+    assert table(results) == ""
+
+
 def test_what_base_points_do_is_shown_beside_plain_sign_at_the_same_point(study, tmp_path):
     import study_report
 
