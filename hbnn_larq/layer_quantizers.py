@@ -265,12 +265,13 @@ def filter_axis(layer: tf.keras.layers.Layer, weight: str):
         ):
             if layer.implementation == 1:  # (places, window x channels, filters)
                 return (1,)
-            if layer.implementation == 2:  # (*input, *output), 3 axes each in 2D, 2 in 1D
-                return tuple(range(shape.rank // 2))
+            stored = {
+                2: "with a number for each pixel outside the window too, which no filter has",
+                3: "as one list of numbers, without filters",
+            }[layer.implementation]
             raise ValueError(
                 f'{kind}(implementation={layer.implementation}) "{layer.name}" stores its kernel '
-                'as one list of numbers, without filters: use granularity="layer" or '
-                "implementation=1."
+                f'{stored}: use granularity="layer" or implementation=1.'
             )
         return tuple(range(shape.rank - 1))
 

@@ -250,7 +250,8 @@ class MobiusSGD(_Divided, _Rates, tf.keras.optimizers.SGD):
             have no momentum, see no difference.
         threshold_rate: Times `learning_rate`, the rate of biases and of the scales and shifts of
             normalization (rank 1).
-        convolution_rate: The same for kernels of real convolutions.
+        convolution_rate: The same for kernels of real convolutions: what is no latent and has
+            more than two axes, attention kernels and slopes per channel too.
         base_point_rate: The same for base points.
         step: How a gradient outside the ball, where Eq. 17 is undefined, is read: `"exp0"`,
             `"literal"` or `"riemannian"`, see `hbnn_larq.poincare.mobius_step`, which has the
@@ -463,7 +464,8 @@ class GroupedAdam(_Rates, tf.keras.optimizers.Adam):
         threshold_rate: Times `learning_rate`, the rate of biases and of the scales and shifts of
             normalization (rank 1), which are the thresholds of binary activations. Short runs
             gain from 10. Scales that a quantizer trains are not among them.
-        convolution_rate: The same for kernels of real convolutions (the first layer, shortcuts).
+        convolution_rate: The same for kernels of real convolutions (the first layer, shortcuts):
+            what is no latent and has more than two axes, attention kernels too.
         name: Name of the optimizer.
         **kwargs: Of `tf.keras.optimizers.Adam`: `beta_2`, `epsilon`, `clipnorm` and so on.
 

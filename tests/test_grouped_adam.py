@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hbnn_larq import callbacks, doctor, flip_rate
+from hbnn_larq import callbacks, doctor, flip_rate, rivals
 from hbnn_larq.optimizers import GeodesicSGD, GroupedAdam, MobiusSGD
 from hbnn_larq.training.models import build_optimizer
 from hbnn_larq.training.recipe import Recipe, keep_decay_sum
@@ -192,3 +192,14 @@ def test_the_doctor_knows_its_law():
 def test_decays_that_are_none(key, value):
     with pytest.raises(ValueError, match=rf"GroupedAdam\({key}=.*\): a decay is a number of at"):
         GroupedAdam(**{key: value})
+
+
+def test_trained_scales_of_a_layer_are_no_thresholds():
+    """As those that a quantizer trains: XNOR-Net++'s scale is the same in either place."""
+    scale = rivals.RankOneScale()
+    scale.build((None, 4, 4, 3))
+    norm = tf.keras.layers.BatchNormalization()
+    norm.build((None, 3))
+    optimizer = GroupedAdam(0.01, threshold_rate=10.0)
+    assert [optimizer.rate_of(v) for v in scale.trainable_weights] == [1.0] * 3
+    assert [optimizer.rate_of(v) for v in norm.trainable_weights] == [10.0] * 2

@@ -210,10 +210,6 @@ LAYERS = {
         lambda q: lq.layers.QuantLocallyConnected2D(5, 3, kernel_quantizer=q),
         (5, 5, 2),
     ),
-    "local2d_masked": (
-        lambda q: lq.layers.QuantLocallyConnected2D(5, 3, kernel_quantizer=q, implementation=2),
-        (5, 5, 2),
-    ),
 }
 FILTER_SHAPES = {  # lengths of the vectors, by name of the weight
     "dense": {"kernel": 7},
@@ -227,7 +223,6 @@ FILTER_SHAPES = {  # lengths of the vectors, by name of the weight
     "separable2d": {"depthwise_kernel": 9, "pointwise_kernel": 3},
     "local1d": {"kernel": 9},
     "local2d": {"kernel": 18},
-    "local2d_masked": {"kernel": 50},
 }
 
 
@@ -275,9 +270,16 @@ def test_a_vector_a_filter(rng):
     assert changed == {"filter": [False, False, True, False], "layer": [True] * 4}
 
 
-def test_sparse_local_kernel_has_no_filters():
-    layer = lq.layers.QuantLocallyConnected2D(5, 3, kernel_quantizer="hyperbolic", implementation=3)
-    with pytest.raises(ValueError, match='without filters: use granularity="layer"'):
+@pytest.mark.parametrize("kernel", ["hyperbolic", "irnet", "fda"])
+@pytest.mark.parametrize(
+    "implementation, stored", [(2, "each pixel outside the window too"), (3, "one list of numbers")]
+)
+def test_local_kernels_that_hold_no_filters_are_refused(implementation, stored, kernel):
+    """Numbers outside the window act on nothing, and would be part of each filter's statistics."""
+    layer = lq.layers.QuantLocallyConnected2D(
+        5, 3, kernel_quantizer=kernel, implementation=implementation
+    )
+    with pytest.raises(ValueError, match=rf'{stored}.*: use granularity="layer" or impl.*=1'):
         layer(tf.zeros((1, 5, 5, 2)))
 
 

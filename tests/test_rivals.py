@@ -151,6 +151,22 @@ def test_scales_are_per_filter_whatever_the_layout(alias, layer, rng):
 
 
 @pytest.mark.parametrize("alias", INPUTS)
+def test_gradients_pass_an_activation_at_inference_as_in_training(alias, rng):
+    """As of fine-tuning behind `base(x, training=False)`."""
+    x, towards = tf.constant(rng.normal(size=(2, 2, 5, 5, 3)), tf.float32)
+    quantizer = lq.quantizers.get(alias)
+    passed = []
+    for training in (True, False):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(quantizer(x, training=training) * towards)
+        passed.append(tape.gradient(loss, x).numpy())
+    assert np.any(passed[1] != 0)
+    if alias != "recu_sign":  # whose activations are standardised in training alone
+        np.testing.assert_array_equal(*passed)
+
+
+@pytest.mark.parametrize("alias", INPUTS)
 def test_an_activation_is_a_sign_in_training_and_at_inference(alias, rng):
     a = rng.normal(size=(4, 6, 6, 3)).astype("float32")
     a[0, 0, 0, 0] = 0.0
@@ -480,6 +496,34 @@ def test_recalibration_moves_batch_norm_to_the_hard_weights(rng):
         assert float(quantizer.progress) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("trained_before", [True, False])
+def test_recalibration_reaches_a_call_that_the_user_traced(trained_before, rng):
+    """The trace of soft weights is not used for hard ones, nor one of hard ones kept."""
+    plain = small_model("md_tanh_s")
+    rivals.begin_epoch(plain, 1, 10)
+
+    class Traced(tf.keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = plain
+
+        @tf.function
+        def call(self, inputs, training=None):
+            return self.inner(inputs, training=training)
+
+    model = Traced()
+    x = rng.normal(size=(64, 6, 6, 2)).astype("float32")
+    model(x, training=trained_before)
+    soft = plain(x, training=True)
+    hard = tf.keras.Model(plain.input, plain.layers[1].output)(x, training=False)
+    rivals.recalibrate_batch_norm(model, [x] * 80)
+    np.testing.assert_allclose(
+        plain.layers[2].moving_variance, hard.numpy().var((0, 1, 2)), rtol=0.02
+    )
+    np.testing.assert_allclose(model(x, training=True), soft, atol=1e-5)
+    assert not tf.config.functions_run_eagerly()
+
+
 def test_soft_training_counts_flips_of_the_hard_kernel(rng):
     model = small_model("slb")
     counter = callbacks.FlipCounter(model)
@@ -704,10 +748,6 @@ def test_a_model_with_the_added_loss_is_saved_without_it(name, fitted, tmp_path,
 LOCAL = {
     "1d": (lambda q: lq.layers.QuantLocallyConnected1D(3, 2, kernel_quantizer=q), (5, 4)),
     "2d": (lambda q: lq.layers.QuantLocallyConnected2D(3, 2, kernel_quantizer=q), (4, 4, 2)),
-    "2d dense": (
-        lambda q: lq.layers.QuantLocallyConnected2D(3, 2, kernel_quantizer=q, implementation=2),
-        (4, 4, 2),
-    ),
 }
 
 

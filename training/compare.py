@@ -100,7 +100,8 @@ def compare(
     """Trains several methods with the same budget and seeds and compares them pair by pair.
 
     All runs are resumable: the same call again reads what is finished and goes on where one
-    stopped. Writes `compare.json`, `compare.md` and `compare.png` into `workdir`.
+    stopped. A method of which a run diverges is said to, and the others go on. Writes
+    `compare.json`, `compare.md` and `compare.png` into `workdir`.
 
     # Arguments
         recipe: everything but the method.
@@ -135,46 +136,75 @@ def compare(
     for changed in recipes.values():  # a misspelt method shows now, not after the others have run
         run.build_model(changed, dataset.image_shape, dataset.num_classes)
     tf.keras.backend.clear_session()
-    results = {
-        words: repeat(changed, workdir / folder_of(words), seeds=seeds, dataset=dataset, say=say)
-        for words, changed in recipes.items()
-    }
-    reference = accuracy(results[methods[0]], split)
-    rows = []
-    for words, runs in results.items():
-        values = accuracy(runs, split)
-        flips = [one["flips"]["measured_per_step"] for one in runs if one["flips"]]
-        difference = None if words == methods[0] else paired_difference(values, reference)
-        rows.append(
-            {
-                "method": words,
-                "top1": values,
-                "mean": spread(values).mean,
-                "std": spread(values).std if seeds > 1 else None,
-                "difference": None
-                if difference is None
-                else {
-                    "mean": difference.mean,
-                    "low": None if math.isnan(difference.low) else difference.low,
-                    "high": None if math.isnan(difference.high) else difference.high,
-                    "within_noise": difference.within_noise,
-                },
-                "text": str(spread(values)),
-                "difference_text": "reference" if difference is None else str(difference),
-                "flips_per_step": spread(flips).mean if flips else None,
-                "seconds": spread([one["seconds"] for one in runs]).mean,
-            }
+    results: dict[str, list[dict[str, Any]]] = {}
+    for words, changed in recipes.items():
+        try:
+            place = workdir / folder_of(words)
+            results[words] = repeat(changed, place, seeds=seeds, dataset=dataset, say=say)
+        except FloatingPointError as error:  # which is an answer: this method does not train
+            say(f"{words}: diverged ({error})")
+    rows = [
+        _row(
+            words, results.get(words), results.get(methods[0]), split, is_first=words == methods[0]
         )
+        for words in methods
+    ]
     outcome = {"recipe": asdict(recipe), "split": split, "seeds": seeds, "methods": rows}
     text = json.dumps(outcome, indent=2) + "\n"
     for name, content in (("compare.json", text), ("compare.md", table(outcome))):
         files.write(workdir / name, content)
     plots.accuracies(
-        {row["method"]: row["top1"] for row in rows},
+        {row["method"]: row["top1"] for row in rows if row["top1"]},
         workdir / "compare.png",
         ylabel=f"{split} accuracy (%)",
     )
     return outcome
+
+
+def _row(
+    words: str,
+    runs: Sequence[dict[str, Any]] | None,
+    reference: Sequence[dict[str, Any]] | None,
+    split: str,
+    *,
+    is_first: bool,
+) -> dict[str, Any]:
+    """What `compare.json` says of a method; `runs` or `reference` is None where one diverged."""
+    row: dict[str, Any] = {
+        "method": words,
+        "top1": [],
+        "mean": None,
+        "std": None,
+        "difference": None,
+        "text": "diverged",
+        "difference_text": "reference" if is_first else "-",
+        "flips_per_step": None,
+        "seconds": None,
+    }
+    if runs is None:
+        return row
+    values = accuracy(runs, split)
+    found = spread(values)
+    flips = [one["flips"]["measured_per_step"] for one in runs if one["flips"]]
+    row |= {
+        "top1": values,
+        "mean": found.mean,
+        "std": found.std if len(values) > 1 else None,
+        "text": str(found),
+        "flips_per_step": spread(flips).mean if flips else None,
+        "seconds": spread([one["seconds"] for one in runs]).mean,
+    }
+    if is_first or reference is None:
+        return row
+    difference = paired_difference(values, accuracy(reference, split))
+    row["difference"] = {
+        "mean": difference.mean,
+        "low": None if math.isnan(difference.low) else difference.low,
+        "high": None if math.isnan(difference.high) else difference.high,
+        "within_noise": difference.within_noise,
+    }
+    row["difference_text"] = str(difference)
+    return row
 
 
 def table(outcome: dict[str, Any]) -> str:
@@ -188,8 +218,8 @@ def table(outcome: dict[str, Any]) -> str:
     ]
     for row in outcome["methods"]:
         flips = "-" if row["flips_per_step"] is None else f"{100 * row['flips_per_step']:.2f}"
+        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.0f}"
         lines.append(
-            f"| {row['method']} | {row['text']} | {row['difference_text']} | {flips} | "
-            f"{row['seconds']:.0f} |"
+            f"| {row['method']} | {row['text']} | {row['difference_text']} | {flips} | {seconds} |"
         )
     return "\n".join(lines) + "\n"

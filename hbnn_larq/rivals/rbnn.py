@@ -169,12 +169,34 @@ class RBNNSign(ScheduledInputQuantizer):
         super().__init__(**kwargs)
 
     def call(self, inputs, training=None):
+        if trains(training):
+            return self._standardised(inputs)
+
+        # The deviation, which no sign needs, is left to a gradient through a net in inference, as
+        # of fine-tuning: the converted network would compute it.
+        @tf.custom_gradient
+        def centred_sign(x):
+            def gradient(dy):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    y = self._standardised(x)
+                return tape.gradient(y, x, dy)
+
+            centred, _ = self._centred(x)
+            return tf.cast(lq.math.sign(centred), x.dtype), gradient
+
+        return centred_sign(inputs)
+
+    def _centred(self, inputs):
+        """Activations minus the mean of their image, and the axes of an image."""
         axis = list(range(1, inputs.shape.rank))
         wide = tf.cast(inputs, tf.float32)  # the sum of an image is more than float16 holds
-        centred = wide - tf.reduce_mean(wide, axis, keepdims=True)
-        if not trains(training):
-            return tf.cast(lq.math.sign(centred), inputs.dtype)
-        n = tf.cast(tf.reduce_prod(tf.shape(wide)[1:]), tf.float32)
+        return wide - tf.reduce_mean(wide, axis, keepdims=True), axis
+
+    def _standardised(self, inputs):
+        """The sign, with the derivative of training."""
+        centred, axis = self._centred(inputs)
+        n = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:]), tf.float32)
         variance = tf.reduce_sum(centred**2, axis, keepdims=True) / tf.maximum(n - 1.0, 1.0)
         standard = centred / tf.sqrt(tf.where(variance > 0, variance, tf.ones_like(variance)))
         t, _ = ede_parameters(self.progress, self.t_min, self.t_max)

@@ -276,12 +276,18 @@ def recalibrate_batch_norm(model: tf.keras.Model, batches: Iterable[Any]) -> Non
         ValueError: a batch has not the number of inputs of the model, or other ranks.
     """
     global _hard_in_training
+    # A call that the user's own `tf.function` traced before is soft, one that it traced here would
+    # stay hard.
+    eagerly = tf.config.functions_run_eagerly()
     _hard_in_training = True
     try:
         for inputs in batches:
             _check_inputs(model, inputs)
+            tf.config.run_functions_eagerly(True)
             model(inputs, training=True)
+            tf.config.run_functions_eagerly(eagerly)  # `batches` may trace something too
     finally:
+        tf.config.run_functions_eagerly(eagerly)
         _hard_in_training = False
 
 

@@ -68,7 +68,9 @@ class RankOneScale(tf.keras.layers.Layer):
                 "each row, column and channel, so height, width and channels must be fixed."
             )
         for name, axis in (("beta", 1), ("gamma", 2), ("alpha", 3)):
-            setattr(self, name, self.add_weight(name, shape=input_shape[axis], initializer="ones"))
+            weight = self.add_weight(name, shape=input_shape[axis], initializer="ones")
+            weight._hbnn_quantizer_state = True  # scales of kernels, and no thresholds
+            setattr(self, name, weight)
         super().build(input_shape)
 
     def call(self, inputs):
