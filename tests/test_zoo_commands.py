@@ -60,7 +60,7 @@ def test_summary_of_a_folder_without_a_model(tmp_path, capsys):
             (tmp_path / name / "recipe.json").write_text("{}")
         assert main(["summary", str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("hbnn: hbnn summary: ") and message in error
+        assert error.startswith("hbnn summary: ") and message in error
 
 
 @pytest.mark.parametrize(
