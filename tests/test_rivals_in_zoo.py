@@ -27,6 +27,7 @@ NETS = {
     "BiRealNet18": {"width": 1 / 16, "stem": "imagenet"},
     "BiRealNet34": {"width": 1 / 16, "stem": "imagenet"},
 }
+SLOWER = ("ResNet18", "ResNet34", "BiRealNet34")  # of the blocks of ResNet20 and BiRealNet18
 
 
 pytestmark = pytest.mark.usefixtures("many_networks")
@@ -84,7 +85,8 @@ def test_every_rival_in_a_network(kernel, tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    "net", [pytest.param(n, marks=pytest.mark.slow) if "34" in n else n for n in list(NETS)[1:]]
+    "net",
+    [pytest.param(net, marks=pytest.mark.slow) if net in SLOWER else net for net in list(NETS)[1:]],
 )
 def test_a_rival_in_every_network(net, tmp_path, rng):
     kernel = dict(zip(NETS, ["", "irnet", "recu", "xnor_plus_plus", "md_tanh_s", "dsq"]))[net]  # noqa: B905
@@ -247,6 +249,7 @@ def test_a_map_in_front_takes_the_recipe_s_radius():
     }
 
 
+@pytest.mark.slow
 def test_compare_takes_rivals_by_alias(tmp_path):
     methods = ["ste_sign", "irnet:input_quantizer=ede_sign", "recu+epc:epc_size=3"]
     outcome = compare.compare(
