@@ -346,6 +346,73 @@ def test_evaluate_names_what_is_missing(capsys, tmp_path):
     assert code == 2 and "`hbnn train` writes it when a run is finished" in err
 
 
+def test_evaluate_says_that_a_file_is_no_model_before_it_asks_for_data(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("no model")
+    code, _, err = outcome(capsys, "evaluate", str(tmp_path / "notes.txt"))
+    assert code == 2 and "notes.txt" in err and "--dataset" not in err
+
+
+def test_among_few_classes_no_top_5_is_told(capsys, tmp_path, tiny):
+    assert outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))[0] == 0
+    code, out, _ = outcome(capsys, "evaluate", str(tmp_path))
+    assert code == 0 and re.fullmatch(
+        r"[\d.]+ % top-1, loss [\d.]+ on 12 test images of generated-8x8x1-3\n", out
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "digits", "--workdir"),
+        ("compare", "digits", "--methods", "a,b", "--workdir"),
+        ("search", "digits", "--workdir"),
+        ("demo", "--workdir"),
+        ("zoo", "publish"),
+    ],
+)
+def test_a_folder_without_a_name_is_not_the_current_one(capsys, words):
+    """As from an unset variable: --workdir "$DIR"."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, ""])
+    assert stopped.value.code == 2
+    assert "an empty name (the current folder is .)" in capsys.readouterr().err
+
+
+def test_no_study_goes_into_the_folder_of_a_run(capsys, tmp_path, tiny, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY.changed(kernel_quantizer="hyperbolic"))
+    (tmp_path / "recipe.json").write_text(TINY.to_json())
+    for words in (("compare", "tiny", "--methods", "ste_sign,float"),
+                  ("search", "tiny", "--radii", "1")):  # fmt: skip
+        code, _, err = outcome(capsys, *words, "--workdir", str(tmp_path))
+        assert code == 2 and f"{words[0]}: {tmp_path} holds a run (recipe.json)" in err
+
+
+def test_the_decay_of_a_recipe_is_not_made_for_a_users_pictures(capsys, tmp_path, tiny):
+    words = ("train", "tiny", "--set", "dataset=pictures", "--set", "epochs=1")
+    code, out, _ = outcome(capsys, *words, "--workdir", str(tmp_path))
+    notice = "latent_decay=0.05 is that of tiny, not rescaled for your pictures; the flips it makes"
+    assert code == 0 and f"decay    {notice} are said below\n" in out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no 9 TiB"), tf.errors.ResourceExhaustedError(None, None, "no 9 TiB\nat all")],
+    ids=["Python", "TensorFlow"],
+)
+def test_what_takes_too_much_memory_is_said_with_what_takes_less(
+    capsys, tmp_path, monkeypatch, tiny, error
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(run, "fit", fail)
+    code, _, err = outcome(capsys, "train", "tiny", "--workdir", str(tmp_path))
+    assert code == 1 and err == (
+        "hbnn: out of memory (no 9 TiB). Less is taken by a smaller batch_size, image_size or "
+        "width (--set FIELD=VALUE).\n"
+    )
+
+
 @pytest.mark.parametrize(
     "error", [FloatingPointError("step 3: loss nan"), run.Stopped("stopped after step 3")]
 )

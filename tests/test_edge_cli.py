@@ -191,7 +191,7 @@ def test_predict_reads_a_photo_as_training_does(tmp_path):
 @pytest.fixture
 def pictures_run(tmp_path):
     """A run on a user's own pictures, as `hbnn train` leaves it, and the folder of the pictures."""
-    from hbnn_larq.training import recipes
+    from hbnn_larq.training import data, recipes
 
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
@@ -204,7 +204,12 @@ def pictures_run(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.json").write_text(recipe.to_json())
-    (run / "results.json").write_text(json.dumps({"images": {"train": 24}}))
+    dataset = data.load("pictures", tmp_path / "own", image_size=16)
+    seen = {"class_names": ["cat", "dog"], "white": 255.0}
+    seen |= {"mean": list(dataset.mean), "scale": list(dataset.scale)}
+    results = {"recipe": json.loads(recipe.to_json()), "accuracy": {}, "history": []}
+    results |= {"images": {"train": 24}, "data": dataset.fingerprint(), "input": seen}
+    (run / "results.json").write_text(json.dumps(results))
     digits_net(channels=3, classes=2).save(run / "model.keras")
     return run, tmp_path / "own"
 
@@ -224,6 +229,47 @@ def test_a_run_on_own_pictures_converts_with_their_folder(pictures_run, tmp_path
     assert record.labels == ("cat", "dog")
     pixels = dataset.test.images[0]
     np.testing.assert_allclose(record.preprocessing(pixels), dataset.normalize(pixels), rtol=1e-6)
+
+
+def test_a_converted_run_keeps_its_own_classes_and_normalisation(pictures_run, tmp_path, capsys):
+    from hbnn_larq.edge import metadata
+    from hbnn_larq.training import data
+
+    run, own = pictures_run
+    there = json.loads((run / "results.json").read_text())["input"]
+    for number in range(9):  # brighter than those before
+        pixels = np.full((18, 16, 3), 255, np.uint8)
+        (own / "dog" / f"white-{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    assert data.load("pictures", own, image_size=16).mean[0] > there["mean"][0] + 1
+    file = tmp_path / "net.tflite"
+    words = ["convert", str(run), "-o", str(file), "--no-twins", "--json", "--data", str(own)]
+    assert main(words) in (0, 1)
+    assert f"{own} has the classes that {run} was trained on, but other images" in (
+        capsys.readouterr().err
+    )
+    record = metadata.read(file.read_bytes())
+    assert record.preprocessing.mean == tuple(there["mean"])
+    assert record.preprocessing.std == tuple(there["scale"])
+    file.unlink()
+
+    (own / "cat").rename(own / "puma")
+    assert main(words) == 2 and not file.exists()
+    assert (
+        f"{run} holds a run on other classes than those of {own} (number 0 is 'cat' there, 'dog' "
+        "here). Name the data it was trained on, or other images of the same classes."
+    ) in capsys.readouterr().err
+
+
+def test_what_was_left_out_in_training_can_be_left_out_later(pictures_run, tmp_path, capsys):
+    run, own = pictures_run
+    (own / "cat" / "broken.jpg").write_text("no picture")
+    words = [str(run), "--data", str(own), "--json"]
+    for command in (["convert", "-o", str(tmp_path / "net.tflite"), "--no-twins"], ["doctor"]):
+        assert main([*command, *words]) == 2
+        assert "--unreadable skip" in capsys.readouterr().err
+        assert main([*command, *words, "--unreadable", "skip"]) in (0, 1)
+        out, err = capsys.readouterr()
+        assert json.loads(out) and "unreadable files left out: 1" in err
 
 
 def test_a_model_without_its_pictures_can_be_examined_and_timed(pictures_run, folder, capsys):

@@ -1,5 +1,6 @@
 """Pictures in folders: the splits, the crops, and what is said about files that do not fit."""
 
+import os
 import shutil
 import struct
 import zlib
@@ -71,6 +72,35 @@ def test_unreadable_file_is_fatal_or_skipped_with_a_count(own):
     loaded = data.load("pictures", own, image_size=8, unreadable="skip", say=lines.append)
     assert sum(len(s) for s in (loaded.train, loaded.validation, loaded.test)) == 60
     assert lines == [f"unreadable files left out: 1, the first {own / 'red' / 'broken.jpg'}"]
+
+
+def test_a_name_that_is_not_utf8_is_a_name(own):
+    """As in an archive of an older system: the file is read, and splits as any other."""
+    odd = own / "red" / os.fsdecode(b"caf\xe9.jpg")
+    shutil.copy(own / "red" / "0.jpg", odd)
+    loaded = data.load("pictures", own, image_size=8)
+    assert sum(len(s) for s in (loaded.train, loaded.validation, loaded.test)) == 61
+    odd.unlink()
+
+
+@pytest.mark.parametrize("name", [b"two\nlines", b"caf\xe9"])
+def test_a_class_that_no_file_could_hold_as_a_label_is_refused_before_training(own, name):
+    odd = own / os.fsdecode(name)
+    shutil.copytree(own / "red", odd)
+    with pytest.raises(
+        ValueError, match=r"is no label that a converted file can hold .* Rename it"
+    ):
+        data.load("pictures", own, image_size=8)
+    shutil.rmtree(odd)
+
+
+def test_hidden_files_are_no_pictures_and_links_to_nowhere_are_missed(own):
+    before = data.load("pictures", own, image_size=8).fingerprint()
+    (own / "red" / "._0.jpg").write_bytes(b"what a Mac keeps beside a file")
+    assert data.load("pictures", own, image_size=8).fingerprint() == before
+    (own / "red" / "gone.jpg").symlink_to(own / "not mounted.jpg")
+    with pytest.raises(ValueError, match=r"gone.jpg is no picture .*No such file"):
+        data.load("pictures", own, image_size=8)
 
 
 @pytest.mark.parametrize(

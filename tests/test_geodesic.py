@@ -151,6 +151,23 @@ def test_the_scale_of_the_loss_does_not_matter(direction, scale, rng):
     np.testing.assert_array_equal(*(latent(layer).numpy() for layer in layers))
 
 
+@pytest.mark.parametrize("direction", ["sign", "adaptive"])
+def test_signs_and_squares_are_of_the_part_that_turns(direction, rng):
+    """A gradient along a vector would only lengthen it, so it has no say in where that turns."""
+    layer, flips = dense(), 0.02
+    x = latent(layer).numpy().astype(np.float64)
+    unit = x / np.linalg.norm(x, axis=0)
+    gradient = rng.normal(size=x.shape) + 5 * unit
+    step(GeodesicSGD(flips, direction=direction), layer, gradient)
+    way = gradient - unit * np.sum(unit * gradient, axis=0)
+    way = np.sign(way) if direction == "sign" else way / np.abs(gradient)
+    way -= unit * np.sum(unit * way, axis=0)
+    way /= np.linalg.norm(way, axis=0)
+    turned = np.cos(np.pi * flips) * unit - np.sin(np.pi * flips) * way
+    expected = turned * np.linalg.norm(x, axis=0)
+    np.testing.assert_allclose(latent(layer), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_zero_angle_moves_nothing(rng):
     layer = dense()
     before = latent(layer).numpy()

@@ -63,6 +63,25 @@ def test_each_group_shrinks_by_its_own_decay(decays, shares):
         np.testing.assert_allclose(new, old * (1 - 0.1 * share), rtol=1e-6)
 
 
+def test_each_group_decays_at_its_own_rate():
+    """Five times the rate is five times the decay in a step, as of everything else."""
+    model = tf.keras.Sequential(
+        [
+            tf.keras.layers.Conv2D(2, 3, bias_initializer="ones", input_shape=(4, 4, 1)),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(3),
+        ]
+    )
+    optimizer = GroupedAdam(
+        0.1, weight_decay=0.5, decay_all=True, threshold_rate=5.0, convolution_rate=3.0
+    )
+    before = model.get_weights()
+    zeros = [tf.zeros(v.shape) for v in model.trainable_variables]
+    optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
+    for old, new, rate in zip(before, model.get_weights(), (0.3, 0.5, 0.1, 0.5), strict=True):
+        np.testing.assert_allclose(new, old * (1 - rate * 0.5), rtol=1e-6)
+
+
 def test_two_devices_decay_as_one(on_two_devices):
     printed = on_two_devices("""
         import numpy as np, tensorflow as tf, larq as lq, hbnn_larq

@@ -77,6 +77,31 @@ def test_a_run_leaves_what_it_promises(unbroken):
     assert [float(row["loss"]) for row in rows] == [row["loss"] for row in results["history"]]
 
 
+def test_an_epoch_is_the_mean_over_its_images_at_the_rate_of_its_last_step(
+    tiny, tmp_path, monkeypatch
+):
+    """35 images in batches of 10: the last one counts for half as much."""
+    seen, step = [], steps.TrainStep.__call__
+
+    def watched(self, images, labels):
+        result = step(self, images, labels)
+        seen.append((len(labels), float(result.loss), int(result.correct)))
+        return result
+
+    monkeypatch.setattr(steps.TrainStep, "__call__", watched)
+    results = run.fit(TINY, tmp_path, dataset=tiny, say=silent)
+    rates = TINY.learning_rates(len(tiny.train))
+    assert [size for size, *_ in seen] == [10, 10, 10, 5] * 3
+    for epoch, row in enumerate(results["history"]):
+        batches = seen[4 * epoch : 4 * epoch + 4]
+        loss = sum(size * loss for size, loss, _ in batches) / 35
+        np.testing.assert_allclose(row["loss"], loss, rtol=1e-6)
+        np.testing.assert_allclose(
+            row["train_top1"], 100 * sum(c for *_, c in batches) / 35, rtol=1e-6
+        )
+        np.testing.assert_allclose(row["learning_rate"], rates[4 * epoch + 3], rtol=1e-6)
+
+
 def test_flips_are_counted_in_every_epoch_however_short(tiny, tmp_path):
     """Of epochs of one step each, one in ten is asked for: none goes without."""
     recipe = TINY.changed(batch_size=35, epochs=4)
@@ -451,12 +476,13 @@ def test_loss_scaling_does_not_hide_gradients_that_are_never_finite():
 
 
 def test_evaluator_ranks_as_written_out_by_hand():
-    logits = np.float32([[3, 1, 2, 0, -1, -2, -3], [0, 1, 2, 3, 4, 5, 6], [np.nan] * 7, [1] * 7])
+    rising = [0, 1, 2, 3, 4, 5, 6]
+    logits = np.float32([[3, 1, 2, 0, -1, -2, -3], rising, rising, [np.nan] * 7, [1] * 7])
     model = tf.keras.Sequential([tf.keras.layers.Lambda(lambda x: x, input_shape=(7,))])
-    labels = np.array([0, 2, 0, 0])
+    labels = np.array([0, 2, 1, 0, 0])
     figures = steps.Evaluator(model)([(tf.constant(logits), tf.constant(labels))])
-    # right; fifth of seven; NaN is wrong; a tie is wrong
-    assert (figures.top1, figures.top5, figures.images) == (25.0, 50.0, 4)
+    # right; fifth of seven; sixth; NaN is wrong; a tie is wrong
+    assert (figures.top1, figures.top5, figures.images) == (20.0, 40.0, 5)
     with pytest.raises(ValueError, match="no images"):
         steps.Evaluator(model)([])
 

@@ -6,7 +6,8 @@ import pytest
 
 from hbnn_larq.training import search
 from hbnn_larq.training.cli import main
-from hbnn_larq.training.recipe import Recipe, finished_run
+from hbnn_larq.training.finished import finished_run
+from hbnn_larq.training.recipe import Recipe
 from hbnn_larq.training.saved_json import read_object
 from hbnn_larq.zoo.publish import publish
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from hbnn_larq import files, plots
 from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import CLAIMS, Recipe
-from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, spread
+from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, require_no_run, spread
 
 __all__ = ["compare", "folder_of", "method"]
 
@@ -119,13 +119,14 @@ def compare(
 
     # Raises
         ValueError: for fewer than two methods, a method given twice or unknown, a split without
-            images.
+            images, the folder of a single run.
     """
     if len(methods) < 2 or len(set(methods)) < len(methods):
         raise ValueError(f"compare(methods={list(methods)}): two or more different methods.")
     if split not in ("validation", "test"):
         raise ValueError(f'compare(split={split!r}): "validation" or "test".')
     workdir = Path(workdir)
+    require_no_run("compare", workdir)
     dataset = dataset or data.load(recipe.dataset, folder, image_size=recipe.image_size, say=say)
     if split == "validation" and not (len(dataset.validation) or recipe.hold_out):
         raise ValueError(

@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -110,7 +110,8 @@ class FileSplit:
 
     def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """A function that gives the encoded image at a position, in a graph."""
-        paths = tf.constant(self.paths, tf.string, shape=[len(self)])
+        names = [os.fsencode(path) for path in self.paths]
+        paths = tf.constant(names, tf.string, shape=[len(self)])
         return lambda index: tf.io.read_file(paths[index])
 
     def name_of(self, index: int) -> str:
@@ -229,6 +230,7 @@ class Dataset:
             "classes": self.num_classes,
             **{name: len(split) for name, split in splits.items()},
             "content": digest.hexdigest(),
+            "augmentation": asdict(self.augmentation),
         }
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
@@ -244,7 +246,9 @@ def _content(split: AnySplit) -> Iterator[bytes | memoryview]:
     if isinstance(split, Split):
         yield np.ascontiguousarray(split.images).data
     elif isinstance(split, FileSplit):
-        yield "\n".join("/".join(path.split(os.sep)[-2:]) for path in split.paths).encode()
+        yield "\n".join("/".join(path.split(os.sep)[-2:]) for path in split.paths).encode(
+            errors="surrogateescape"
+        )
     else:
         yield np.ascontiguousarray(split.places[:, 2]).data
 
@@ -472,7 +476,10 @@ def training_images(name: str) -> int:
         ValueError: for an unknown name, or `pictures`.
     """
     if name == "pictures":
-        raise ValueError("pictures: how many there are is known once they are loaded.")
+        raise ValueError(
+            "pictures: how many there are is known once they are loaded, so what a recipe makes of "
+            "them is said at the start of: hbnn train ... --data DIR"
+        )
     if name == "generated" or _SHAPED.fullmatch(name):
         return GENERATED_TRAIN
     return _TRAINING_IMAGES[name] if name in _TRAINING_IMAGES else len(load(name).train)

@@ -285,11 +285,25 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
             "pictures of one class."
         )
     for name, paths in classes.items():
+        if any(character in name for character in "\n\r") or not _is_text(name):
+            raise ValueError(
+                f"{folder}: the class folder {name!r} is no label that a converted file can hold "
+                "(one line, in UTF-8). Rename it."
+            )
         if not paths:
             raise ValueError(
                 f"{folder / name} holds no picture. Known endings: {', '.join(ENDINGS)}."
             )
     return classes
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8, as Linux does not ask of it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -298,7 +312,10 @@ def _pictures_in(folder: Path) -> list[Path]:
         names = [
             entry.name
             for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in ENDINGS and entry.is_file()
+            if os.path.splitext(entry.name)[1].lower() in ENDINGS
+            and not entry.name.startswith(".")  # as a Mac puts `._1.jpg` beside `1.jpg`
+            # A link to nowhere stands for a picture too: it is missed when it is read.
+            and (entry.is_file() or not os.path.exists(entry))
         ]
     return [folder / name for name in sorted(names)]
 
@@ -309,7 +326,8 @@ def _divided(classes: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]]
     for name, paths in classes.items():
         parts: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
         for path in paths:
-            digest = hashlib.blake2b(f"{name}/{path.name}".encode(), digest_size=8).digest()
+            called = f"{name}/{path.name}".encode(errors="surrogateescape")  # as it is on disk
+            digest = hashlib.blake2b(called, digest_size=8).digest()
             place = int.from_bytes(digest, "big") / 2**64
             which = "train" if place < 0.6 else "validation" if place < 0.75 else "test"
             parts[which].append(path)

@@ -13,9 +13,10 @@ from hbnn_larq import loss_surface, plots, rebuilding
 from hbnn_larq.arguments import require_whole
 from hbnn_larq.optimizers import is_base_point
 from hbnn_larq.training import checkpoints, data
-from hbnn_larq.training.recipe import Recipe, finished_run, listed
+from hbnn_larq.training.finished import dataset_of, finished_run, remark_on_model
+from hbnn_larq.training.recipe import Recipe
 
-__all__ = ["draw", "history_of", "plot", "remark_on_model", "slice_loss"]
+__all__ = ["draw", "history_of", "plot", "slice_loss"]
 
 History = Sequence[Mapping[str, Any]]
 
@@ -70,22 +71,6 @@ def history_of(
     return recipe, history
 
 
-def remark_on_model(folder: Path, recipe: Recipe) -> str | None:
-    """What to know of `model.keras` while its run goes further than when it was written.
-
-    # Arguments
-        folder: of the run.
-        recipe: of the run, as in its `recipe.json`.
-    """
-    finished = finished_run(folder)
-    if finished is None or finished[0] == recipe:
-        return None
-    return (
-        f"{folder / 'model.keras'} is of an earlier run ({listed(finished[0].differences(recipe))})"
-        "; `hbnn train` writes it anew at the end"
-    )
-
-
 def plot(
     folders: Sequence[str | Path],
     output: str | Path | None = None,
@@ -133,6 +118,7 @@ def slice_loss(
     seed: int = 0,
     images: int = 1000,
     data_folder: str | Path | None = None,
+    unreadable: str = "error",
     output: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
@@ -150,6 +136,7 @@ def slice_loss(
         images: at most so many, spread over the validation split, or over the training split of
             data that has no other.
         data_folder: where the files of the run's data set are.
+        unreadable: see `data.load`.
         output: folder for the files, made where missing; the run's own by default.
         say: called with each line of progress.
 
@@ -157,7 +144,8 @@ def slice_loss(
         The files written: `loss_line.png` or `loss_plane.png`, and the figures as `.csv` files.
 
     # Raises
-        ValueError: `across` is neither, `images` below 1, or `folder` holds no finished run.
+        ValueError: `across` is neither, `images` below 1, or `folder` holds no finished run, or
+            one on other classes than the data.
     """
     if across not in ("line", "plane"):
         raise ValueError(f'slice_loss(across={across!r}): "line" or "plane".')
@@ -171,8 +159,7 @@ def slice_loss(
     recipe = Recipe.read(recipe_path)
     if remark := remark_on_model(folder, recipe):
         say(remark)
-    dataset = data.load(recipe.dataset, data_folder, image_size=recipe.image_size, say=say)
-    dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
+    dataset = dataset_of(folder, recipe, data_folder=data_folder, unreadable=unreadable, say=say)
     split = dataset.validation if len(dataset.validation) else dataset.train
     x, y = data.spread_out(dataset, split, images)
     model = rebuilding.load(model_path, call="slice_loss")

@@ -21,7 +21,7 @@ from typing import Any
 from hbnn_larq import flip_rate
 from hbnn_larq.training.saved_json import WAY_OUT, read_object
 
-__all__ = ["CLAIMS", "FlipForecast", "Recipe", "finished_run", "keep_decay_sum"]
+__all__ = ["CLAIMS", "FlipForecast", "Recipe", "keep_decay_sum"]
 
 # Of float32, in which nets are trained: a rate below would be 0 there, one above infinite.
 _SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -362,21 +362,6 @@ class Recipe:
             self.law_rates(training_images)[:steps].tolist(), self.latent_decay
         )
         return FlipForecast(steps, mean, total, flip_rate.verdict(mean, total))
-
-
-def finished_run(folder: Path) -> tuple[Recipe, dict[str, Any]] | None:
-    """The recipe of which a folder holds results, and these; None where there are none yet.
-
-    While a run goes further, or another has taken its place, that is not the `recipe.json` there.
-    """
-    path = folder / "results.json"
-    if not path.exists():
-        return None
-    results = read_object(path)
-    for part, kind in (("recipe", dict), ("accuracy", dict), ("history", list)):
-        if not isinstance(results.get(part), kind):
-            raise ValueError(f"{path} is damaged (no {part} in it). {WAY_OUT}")
-    return Recipe.of_file(path, results["recipe"]), results
 
 
 def listed(differences: Mapping[str, tuple[Any, Any]]) -> str:

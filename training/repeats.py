@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hbnn_larq.training import data, run
-from hbnn_larq.training.recipe import Recipe, finished_run
+from hbnn_larq.training.finished import finished_run
+from hbnn_larq.training.recipe import Recipe
 
 __all__ = [
     "Difference",
@@ -16,6 +17,7 @@ __all__ = [
     "accuracy",
     "paired_difference",
     "repeat",
+    "require_no_run",
     "require_seeds",
     "spread",
 ]
@@ -88,6 +90,15 @@ def repeat(
             result = run.fit(seeded, folder, dataset=dataset, say=lambda line: say(f"  {line}"))
         results.append(result)
     return results
+
+
+def require_no_run(call: str, workdir: Path) -> None:
+    """Raises where the folder for a study is that of a single run."""
+    if (workdir / "recipe.json").exists():
+        raise ValueError(
+            f"{call}: {workdir} holds a run (recipe.json). A study needs a folder of its own: use "
+            "another --workdir."
+        )
 
 
 def require_seeds(seeds: int) -> None:

@@ -560,6 +560,12 @@ class _Run:
                 "test": len(dataset.test),
             },
             "data": self.fingerprint,
+            "input": {
+                "class_names": list(dataset.class_names),
+                "mean": list(dataset.mean),
+                "scale": list(dataset.scale),
+                "white": dataset.white,
+            },
             "accuracy": {
                 "validation_top1": validation.top1 if validation else None,
                 "test_top1": test.top1,

@@ -27,7 +27,7 @@ from hbnn_larq import files
 from hbnn_larq.callbacks import binary_kernels
 from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import Recipe, listed
-from hbnn_larq.training.repeats import repeat, require_seeds, spread
+from hbnn_larq.training.repeats import repeat, require_no_run, require_seeds, spread
 from hbnn_larq.training.saved_json import read_object
 from hbnn_larq.training.search_report import conclude
 
@@ -112,8 +112,8 @@ def search(
 
     # Raises
         ValueError: for a recipe without r, bounds or radii that are no r, a grid without radii
-            or with very many trials, settings that no run would take, a folder of another search
-            or of one on other data.
+            or with very many trials, settings that no run would take, a folder of another search,
+            of one on other data or of a single run.
         ImportError: where keras-tuner is not installed.
         hbnn_larq.training.run.Stopped: after Ctrl-C, or in a worker that lost its chief.
     """
@@ -131,6 +131,7 @@ def search(
     except ImportError:
         raise ImportError('search needs keras-tuner: pip install "hbnn_larq[search]"') from None
     workdir = Path(workdir)
+    require_no_run("search", workdir)
     dataset = dataset or data.load(recipe.dataset, folder, image_size=recipe.image_size, say=say)
     if not (len(dataset.validation) or recipe.hold_out):
         raise ValueError(

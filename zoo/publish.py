@@ -17,7 +17,7 @@ import tensorflow as tf
 import hbnn_larq.zoo
 from hbnn_larq import files, rebuilding
 from hbnn_larq.folding import binary_weights
-from hbnn_larq.training.recipe import finished_run
+from hbnn_larq.training.finished import finished_run
 from hbnn_larq.zoo import activations, pretrained, weight_files
 from hbnn_larq.zoo.images import DATASETS
 from hbnn_larq.zoo.pretrained import (

@@ -153,6 +153,6 @@ def check_labels(labels: Sequence[str], classes: int, call: str) -> tuple[str, .
         if "\n" in name or "\r" in name:
             raise ValueError(
                 f"{call}: the label {name!r} holds a line break, and the file keeps one label per "
-                "line. Put a space there."
+                "line. Give labels with a space there (hbnn convert --labels FILE)."
             )
     return names

@@ -92,6 +92,8 @@ def rewrite(
     # Raises
         ValueError: a name is not in `REWRITES`.
     """
+    if isinstance(names, str):
+        raise ValueError(f"{call}: rewrites={names!r} is one name; give several: ({names!r},)")
     unknown = sorted(set(names) - set(REWRITES))
     if unknown:
         raise ValueError(

@@ -43,6 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Some errors name the command that they are of.
         print(text if text.startswith("hbnn ") else f"hbnn: {text}", file=sys.stderr)
         return 2
+    except _out_of_memory() as error:
+        first = str(error).partition("\n")[0]
+        print(
+            f"hbnn: out of memory ({first}). Less is taken by a smaller batch_size, image_size or "
+            "width (--set FIELD=VALUE).",
+            file=sys.stderr,
+        )
+        return 1
     except (FloatingPointError, _stopped()) as error:
         print(f"hbnn: {error}", file=sys.stderr)
         return 1
@@ -67,6 +75,12 @@ def _stopped() -> type[BaseException]:
     """The exception of a stopped run, without importing TensorFlow for its sake."""
     module = sys.modules.get("hbnn_larq.training.run")
     return module.Stopped if module else KeyboardInterrupt
+
+
+def _out_of_memory() -> tuple[type[Exception], ...]:
+    """Python's error for it and TensorFlow's, without importing TensorFlow for its sake."""
+    module = sys.modules.get("tensorflow")
+    return (MemoryError, module.errors.ResourceExhaustedError) if module else (MemoryError,)
 
 
 def _text(error: Exception) -> str:

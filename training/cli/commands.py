@@ -13,8 +13,10 @@ from typing import Any
 __all__ = [
     "add_changes",
     "add_command",
+    "add_unreadable",
     "apply_changes",
     "changed",
+    "folder",
     "model_of",
     "network_of",
     "refuse_converted",
@@ -119,6 +121,23 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def folder(word: str) -> str:
+    """A folder's name, as a type for `argparse`; an empty one would be the current folder."""
+    if not word:
+        raise argparse.ArgumentTypeError("an empty name (the current folder is .)")
+    return word
+
+
+def add_unreadable(parser: argparse.ArgumentParser) -> None:
+    """Adds `--unreadable`, to commands that read a folder of the user's."""
+    parser.add_argument(
+        "--unreadable",
+        default="error",
+        choices=("error", "skip"),
+        help="what to do with files in your own folders that are no pictures (%(default)s)",
+    )
+
+
 def apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, list[str]]:
     """The recipe with --set applied and, unless refused, its decay rescaled."""
     from hbnn_larq.training import data
@@ -133,8 +152,15 @@ def apply_changes(original: Any, arguments: argparse.Namespace) -> tuple[Any, li
     recipe = original.changed(**changes)
     # How many pictures a user's folder holds is not known yet, and no recipe is made for them.
     given = arguments.keep_decay or "latent_decay" in changes
-    if given or recipe == original or recipe.dataset == "pictures":
+    if given or recipe == original:
         return recipe, []
+    if recipe.dataset == "pictures":
+        if recipe.latent_decay == 0 or not recipe.binary_weights or recipe.flip_rate is not None:
+            return recipe, []
+        return recipe, [
+            f"latent_decay={recipe.latent_decay:.4g} is that of {original.name}, not rescaled for "
+            "your pictures; the flips it makes are said below"
+        ]
     recipe, notice = keep_decay_sum(
         original,
         recipe,

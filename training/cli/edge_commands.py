@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from hbnn_larq.training.cli.commands import (
     add_changes,
     add_command,
+    add_unreadable,
     changed,
     model_of,
     network_of,
+    voice,
 )
 from hbnn_larq.training.saved_json import read_object
 
@@ -112,6 +114,7 @@ def register(commands: Any) -> None:
                         help="a recipe's name, a run folder or a model file")  # fmt: skip
     doctor.add_argument("--data", metavar="NAME|DIR",
                         help="data set whose test images to look at, or its folder")  # fmt: skip
+    add_unreadable(doctor)
     add_changes(doctor)
     doctor.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -124,6 +127,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME|DIR",
                         help="data set to compare on, or the folder of the run's pictures or "
                         "archive; default: the run's own, or noise")  # fmt: skip
+    add_unreadable(parser)
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N",
                         help="test images to compare on (%(default)s)")  # fmt: skip
     parser.add_argument("--no-twins", action="store_true",
@@ -134,7 +138,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from hbnn_larq import edge
 
     model, recipe = _load(arguments.model, "hbnn convert")
-    dataset = _data_of(model, recipe, arguments.data)
+    dataset = _data_of(model, recipe, arguments.model, arguments)
     labels: tuple[str, ...] = dataset.class_names if dataset else ()
     if arguments.labels:
         try:
@@ -174,7 +178,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from hbnn_larq import edge
 
     model, recipe = _load(arguments.model, "hbnn report")
-    dataset = _data_of(model, recipe, arguments.data)
+    dataset = _data_of(model, recipe, arguments.model, arguments)
     images = _images(model, dataset, arguments.images)
     report = edge.report(model, arguments.file, images, twins=not arguments.no_twins)
     print(report.to_json() if arguments.json else report.to_markdown(), end="")
@@ -283,7 +287,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
                 f"hbnn doctor: there is no file or folder {subject!r}, and {error}"
             ) from None
         recipe = changed(recipe, arguments)
-        dataset = _data_at_hand(None, recipe, arguments.data)
+        dataset = _data_at_hand(None, recipe, arguments)
         model = network_of(recipe, dataset)
     else:
         if arguments.set:
@@ -292,14 +296,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
                 "recipe beside it; only a recipe of `hbnn recipes` can be changed."
             )
         model, recipe = _load(subject, "hbnn doctor")
-        dataset = _data_at_hand(model, recipe, arguments.data)
+        dataset = _data_at_hand(model, recipe, arguments)
     images = None if dataset is None else data.spread_out(dataset, dataset.test, IMAGES)[0]
     optimizer, rates = None, None
     if recipe is not None and recipe.binary_weights:
         count = _trained_on(folder)
         if count is None:
-            known = len(dataset.train) if dataset else data.training_images(recipe.dataset)
-            count = known - recipe.hold_out
+            count = (
+                len(dataset.train)
+                if dataset
+                else data.training_images(recipe.dataset) - recipe.hold_out
+            )
         optimizer = models.build_optimizer(recipe, count)
         rates = recipe.learning_rates(count).tolist()
     findings = doctor.examine(model, optimizer=optimizer, learning_rates=rates, images=images)
@@ -362,31 +369,41 @@ def _load(path: str, call: str) -> tuple[Any, Recipe | None]:
     file, recipe = model_of(path, call)
     import hbnn_larq  # noqa: F401  (registers the quantizers)
     from hbnn_larq import rebuilding
+    from hbnn_larq.training.finished import remark_on_model
+
+    if recipe and (remark := remark_on_model(file.parent, recipe)):
+        print(remark, file=sys.stderr)
 
     return rebuilding.load(file, call=call), recipe
 
 
-def _data_of(model: Any, recipe: Recipe | None, word: str | None) -> Dataset | None:
+def _data_of(
+    model: Any, recipe: Recipe | None, place: str, arguments: argparse.Namespace
+) -> Dataset | None:
     """The data that a model belongs to: named, in a folder, or what its recipe names."""
-    from hbnn_larq.training import data
+    from hbnn_larq.training import data, finished
 
+    word = arguments.data
     folder = word if word and word not in data.dataset_names() and Path(word).is_dir() else None
     name = word if folder is None else None
     name = name or (recipe.dataset if recipe else folder and "pictures")
     if not name:
         return None
-    size = recipe.image_size if recipe else model.inputs[0].shape[1]
-    dataset = data.load(name, folder, image_size=size)
-    return dataset.normalized_as(recipe.normalization if recipe else "dataset")
+    options = {"unreadable": arguments.unreadable, "say": voice(arguments)}
+    if recipe:
+        return finished.dataset_of(Path(place), recipe, name, folder, **options)
+    return data.load(name, folder, image_size=model.inputs[0].shape[1], **options)
 
 
-def _data_at_hand(model: Any, recipe: Recipe | None, word: str | None) -> Dataset | None:
+def _data_at_hand(
+    model: Any, recipe: Recipe | None, arguments: argparse.Namespace
+) -> Dataset | None:
     """As `_data_of`, but none where nobody named it and it would have to be fetched."""
     from hbnn_larq.training import data
 
-    if recipe is not None and not word and not data.needs_no_files(recipe.dataset):
+    if recipe is not None and not arguments.data and not data.needs_no_files(recipe.dataset):
         return None
-    return _data_of(model, recipe, word)
+    return _data_of(model, recipe, arguments.subject, arguments)
 
 
 def _calibration(dataset: Dataset | None) -> np.ndarray:

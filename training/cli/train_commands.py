@@ -11,8 +11,10 @@ from typing import Any
 from hbnn_larq.training.cli.commands import (
     add_changes,
     add_command,
+    add_unreadable,
     apply_changes,
     changed,
+    folder,
     model_of,
     network_of,
     voice,
@@ -36,7 +38,9 @@ def register(commands: Any) -> None:
         "train four small nets on real digits, convert and check the hyperbolic one",
         "hbnn demo --quick",
     )
-    demo.add_argument("--workdir", default="runs/demo", help="folder of the runs (%(default)s)")
+    demo.add_argument(
+        "--workdir", type=folder, default="runs/demo", help="folder of the runs (%(default)s)"
+    )
     demo.add_argument("--quick", action="store_true", help="under a minute, for CI: fewer epochs")
     demo.add_argument("--seed", type=int, default=0, help="of all four nets (%(default)s)")
     demo.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -60,7 +64,7 @@ def register(commands: Any) -> None:
         "hbnn train digits --workdir runs/digits --set r=0.5 --set epochs=20",
     )
     train.add_argument("name", help="a recipe of `hbnn recipes`")
-    train.add_argument("--workdir", required=True, help="folder of the run")
+    train.add_argument("--workdir", type=folder, required=True, help="folder of the run")
     add_changes(train)
     _add_data(train)
     train.add_argument(
@@ -110,7 +114,7 @@ def register(commands: Any) -> None:
     plot.add_argument("--seed", type=int, default=0, help="of directions (%(default)s)")
     plot.add_argument("--images", type=int, default=1000, metavar="N",
                       help="of a surface, at most, for validation (%(default)s)")  # fmt: skip
-    plot.add_argument("--data", metavar="DIR", help="folder with the files of the data set")
+    _add_data(plot)
     plot.add_argument("--json", action="store_true", help="print the files as JSON")
     _register_studies(commands)
 
@@ -155,7 +159,7 @@ def _register_studies(commands: Any) -> None:
     search.add_argument("--trials", type=int, default=6, metavar="N",
                         help="how many random and bayesian try (%(default)s)")  # fmt: skip
     for study in (compare, search):
-        study.add_argument("--workdir", required=True, help="folder of the study")
+        study.add_argument("--workdir", type=folder, required=True, help="folder of the study")
         study.add_argument("--seeds", type=int, default=3, metavar="N",
                            help="runs of each (%(default)s)")  # fmt: skip
         add_changes(study)
@@ -165,12 +169,7 @@ def _register_studies(commands: Any) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="folder with the files of the data set")
-    parser.add_argument(
-        "--unreadable",
-        default="error",
-        choices=("error", "skip"),
-        help="what to do with files in your own folders that are no pictures (%(default)s)",
-    )
+    add_unreadable(parser)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -308,33 +307,33 @@ def _shown(value: Any) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from hbnn_larq.training import data, pictures, run
+    from hbnn_larq import rebuilding
+    from hbnn_larq.training import data, finished, run
 
     path, recipe = model_of(arguments.path, "hbnn evaluate")
     name = arguments.dataset or (recipe and recipe.dataset)
     if name is None:
+        rebuilding.load(path, call="hbnn evaluate")  # no model at all is the greater mistake
         raise ValueError(f"{path} is a model without a recipe: name its data with --dataset")
-    dataset = data.load(
-        name,
-        arguments.data,
-        image_size=recipe.image_size if recipe else None,
-        unreadable=arguments.unreadable,
-        say=voice(arguments),
-    )
+    say = voice(arguments)
+    options = {"unreadable": arguments.unreadable, "say": say}
     if recipe:
-        if remark := pictures.remark_on_model(path.parent, recipe):
-            voice(arguments)(remark)
-        dataset = dataset.with_hold_out(recipe.hold_out).normalized_as(recipe.normalization)
-    from hbnn_larq import rebuilding
-
+        if remark := finished.remark_on_model(path.parent, recipe):
+            say(remark)
+        dataset = finished.dataset_of(path.parent, recipe, name, arguments.data, **options)
+    else:
+        dataset = data.load(name, arguments.data, **options)
     model = rebuilding.load(path, call="hbnn evaluate")
     figures = run.evaluate(model, dataset, arguments.split)
     if arguments.json:
         print(json.dumps({"model": str(path), "data": name, **figures}, indent=2))
     else:
+        # Among five classes or fewer, the right one is always one of the first five.
+        place = f" in {arguments.data}" if arguments.data else ""
+        of_five = f"{figures['top5']:.2f} % top-5, " if dataset.num_classes > 5 else ""
         print(
-            f"{figures['top1']:.2f} % top-1, {figures['top5']:.2f} % top-5, loss "
-            f"{figures['loss']:.4f} on {figures['images']:,} {figures['split']} images of {name}"
+            f"{figures['top1']:.2f} % top-1, {of_five}loss {figures['loss']:.4f} on "
+            f"{figures['images']:,} {figures['split']} images of {name}{place}"
         )
     return 0
 
@@ -372,6 +371,7 @@ def _plot(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             images=arguments.images,
             data_folder=arguments.data,
+            unreadable=arguments.unreadable,
             output=arguments.output,
             say=say,
         )

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hbnn_larq.training.cli.commands import add_command, model_of, voice
+from hbnn_larq.training.cli.commands import add_command, folder, model_of, voice
 
 __all__ = ["register"]
 
@@ -87,7 +87,7 @@ def register(commands: Any) -> None:
         "turn a finished run into weights file, model card and registry row",
         "hbnn zoo publish runs/cifar10-resnet18 --to published",
     )
-    publish.add_argument("workdir", help="folder of a finished `hbnn train`")
+    publish.add_argument("workdir", type=folder, help="folder of a finished `hbnn train`")
     publish.add_argument("--to", default="published", metavar="DIR", help="folder (%(default)s)")
     publish.add_argument("--name", help="name of the weights (default: the data set's)")
     publish.add_argument("--licence", default="Apache-2.0", help="of the weights (%(default)s)")
@@ -254,7 +254,7 @@ def _dataset(name: str) -> Any:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from hbnn_larq.training.pictures import remark_on_model
+    from hbnn_larq.training.finished import remark_on_model
     from hbnn_larq.training.recipe import Recipe
     from hbnn_larq.zoo.publish import publish
 
@@ -283,7 +283,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 def _command(workdir: Path) -> str | None:
     """The command that trains the run again, its changes to the named recipe included."""
-    from hbnn_larq.training.recipe import finished_run
+    from hbnn_larq.training.finished import finished_run
     from hbnn_larq.training.recipes import find
 
     finished = finished_run(workdir)
