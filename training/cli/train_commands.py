@@ -201,11 +201,13 @@ def _recipes(arguments: argparse.Namespace) -> int:
     from hbnn_larq.training.data import steps_of, training_images
 
     original = find(arguments.name)
-    recipe = changed(original, arguments)
+    recipe, notices = apply_changes(original, arguments)
+    images = training_images(recipe.dataset) - recipe.hold_out
+    for notice in notices:
+        voice(arguments)(f"decay    {notice}")
     if set(_OF_NETWORK) & set(original.differences(recipe)):
         at_hand = data.needs_no_files(recipe.dataset)
         network_of(recipe, data.load(recipe.dataset) if at_hand else None)
-    images = training_images(recipe.dataset) - recipe.hold_out
     forecast = recipe.forecast(images)
     steps_of(recipe.dataset, images, recipe.batch_size)  # refuses batches of more than that
     if arguments.json:
