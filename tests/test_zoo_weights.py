@@ -372,6 +372,7 @@ def run(files, tmp_path):
         "recipe": json.loads(recipe.to_json()),
         "history": [],
         "images": {"train": 3, "validation": 2, "test": 1},
+        "input": {"class_names": ["a", "b", "c"], "mean": [0.5], "scale": [2.0], "white": 255.0},
         "accuracy": {"test_top1": 91.5},
         "steps": 9,
         "versions": {"larq": "0.14"},
@@ -413,6 +414,11 @@ def test_latent_weights_do_not_go_without_the_clock_of_their_quantizer(files, tm
 def test_publishing_does_not_warn_of_starved_weights(run, tmp_path, caplog):
     publish(run, tmp_path / "mirror")
     assert "starved" not in caplog.text
+
+
+def test_the_card_says_what_the_network_takes_and_tells_apart(mirror, run):
+    _, _, card = mirror
+    assert card["input"] == json.loads((run / "results.json").read_text())["input"]
 
 
 def test_published_run_loads_by_name(mirror, trained, images):

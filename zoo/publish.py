@@ -106,6 +106,7 @@ def publish(
         card = {
             **dataclasses.asdict(row),
             "data": {"name": recipe["dataset"], "images": results.get("images")},
+            "input": results.get("input"),
             "recipe": recipe,
             "seed": recipe.get("seed"),
             "command": command,
