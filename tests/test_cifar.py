@@ -86,6 +86,16 @@ def test_missing_training_file_is_named(archive):
         data.load(name, folder)
 
 
+@pytest.mark.parametrize("spoilt", [None, b"\xff\xfe"])
+def test_a_missing_or_damaged_list_of_names_is_named(archive, spoilt):
+    name, folder = archive
+    official = cifar.ARCHIVES[name]
+    path = folder / official.folder / official.names
+    path.unlink() if spoilt is None else path.write_bytes(spoilt)
+    with pytest.raises(ValueError, match=rf"{path.name} in .*(No such file|names 1 classes, not)"):
+        data.load(name, folder)
+
+
 def test_labels_out_of_range_are_refused(archive):
     name, folder = archive
     official = cifar.ARCHIVES[name]
@@ -93,7 +103,7 @@ def test_labels_out_of_range_are_refused(archive):
     raw = bytearray(path.read_bytes())
     raw[official.label_bytes - 1] = 200
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"labels from \d+ to 200, but num_classes=100?"):
+    with pytest.raises(ValueError, match=rf"{path.name} in .* has the label 200, of 100? classes"):
         data.load(name, folder)
 
 

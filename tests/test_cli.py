@@ -360,6 +360,20 @@ def test_among_few_classes_no_top_5_is_told(capsys, tmp_path, tiny):
     )
 
 
+def test_data_without_a_name_is_not_the_current_folder(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "runs/x", "--data", ""])
+    assert "an empty name (the current folder is .)" in capsys.readouterr().err
+
+
+def test_a_command_whose_output_is_closed_ends_well():
+    script = "import sys; from hbnn_larq.training.cli import main; sys.exit(main(['recipes']))"
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script], capture_output=True
+    )
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -219,6 +219,41 @@ def test_broken_imagenet_files_are_named_when_they_come_up(imagenet, tmp_path, m
         run.fit(recipe, tmp_path / "run", dataset=loaded, say=lambda line: None)
 
 
+def test_a_broken_picture_is_named_in_evaluation_too(imagenet, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "build_model", micro_model)
+    broken = imagenet / "val" / "n02" / "1.JPEG"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:400])
+    loaded = data.load("imagenet", imagenet, image_size=16)
+    recipe = Recipe(
+        name="tiny", source="a test", dataset="imagenet", model="vgg_small", batch_size=5,
+        kernel_quantizer="ste_sign", epochs=1,
+    )  # fmt: skip
+    message = r"imagenet: .*n02/1.JPEG cannot be read as a picture. Mend .* --unreadable skip"
+    for take in (
+        lambda: list(data.evaluation_batches(loaded, loaded.test, batch_size=2)),
+        lambda: data.spread_out(loaded, loaded.test, 6),
+        lambda: run.fit(recipe, tmp_path / "run", dataset=loaded, say=lambda line: None),
+    ):
+        with pytest.raises(ValueError, match=message):
+            take()
+    broken.write_bytes(whole)
+    lines = []
+    run.fit(recipe, tmp_path / "run", dataset=loaded, say=lines.append)
+    assert lines[0] == "resumed from step 2 of 2"
+
+
+def test_pictures_that_only_pillow_can_read_are_left_out_of_imagenet(imagenet):
+    whole = Image.open(imagenet / "train" / "n01" / "0.JPEG")
+    whole.save(imagenet / "train" / "n01" / "a.webp")
+    whole.save(imagenet / "train" / "n01" / "b.bmp")
+    cut = (imagenet / "train" / "n01" / "b.bmp").read_bytes()[:900]
+    (imagenet / "train" / "n01" / "c.bmp").write_bytes(cut)
+    loaded = data.load("imagenet", imagenet, unreadable="skip", say=lambda line: None)
+    names = {path.rsplit("/", 1)[1] for path in loaded.train.paths}
+    assert names == {"b.bmp", *(f"{number}.JPEG" for number in range(5))}
+
+
 @pytest.mark.parametrize(
     "spoil", [lambda whole: whole[:400], lambda whole: b"", lambda whole: b"x"]
 )

@@ -4,6 +4,7 @@ import csv
 import errno
 import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -325,6 +326,41 @@ def test_folder_of_another_recipe_is_refused(unbroken, tiny):
     workdir, _, _ = unbroken
     with pytest.raises(ValueError, match=r"another recipe \(r 0.05 there, 0.5 here\)"):
         run.fit(TINY.changed(r=0.5), workdir, dataset=tiny, say=silent)
+
+
+def test_a_run_without_its_recipe_file_does_not_go_on_under_another(unbroken, tiny, tmp_path):
+    """Removing it is what one is told to do where it is damaged."""
+    shutil.copytree(unbroken[0], tmp_path / "run")
+    (tmp_path / "run" / "recipe.json").unlink()
+    with pytest.raises(ValueError, match=r"another recipe \(learning_rate 0.1 there, 0.01 here\)"):
+        run.fit(TINY.changed(learning_rate=0.01), tmp_path / "run", dataset=tiny, say=silent)
+    lines = []
+    run.fit(TINY, tmp_path / "run", dataset=tiny, say=lines.append)
+    assert lines[0] == "resumed from step 12 of 12"
+    assert Recipe.read(tmp_path / "run" / "recipe.json") == TINY
+
+
+def test_a_full_disk_is_named_with_the_model_that_did_not_fit(tiny, tmp_path, monkeypatch):
+    def full(self, path, **_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tf.keras.Sequential, "save", full)
+    with pytest.raises(OSError) as error:
+        run.fit(TINY.changed(epochs=1), tmp_path, dataset=tiny, say=silent)
+    assert error.value.filename == str(tmp_path / "model.keras")
+    assert not list(tmp_path.glob(".*"))
+    monkeypatch.undo()
+    monkeypatch.setattr(run, "build_model", micro_model)
+    lines = []
+    run.fit(TINY.changed(epochs=1), tmp_path, dataset=tiny, say=lines.append)
+    assert lines[0] == "resumed from step 4 of 4" and (tmp_path / "model.keras").exists()
+
+
+def test_a_folder_that_tensorflow_cannot_name_is_refused_before_training(tiny, tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(ValueError, match=r"has a name that is not UTF-8\. Use another --workdir"):
+        run.fit(TINY, odd, dataset=tiny, say=silent)
+    assert not odd.exists()
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,47 @@ def test_results_without_a_part_are_named(tmp_path, lost):
         assert str(error.value) == f"{path} is damaged (no {lost} in it). {WAY_OUT}"
 
 
+SEEN = {"class_names": ["a", "b"], "mean": [0.5], "scale": [2.0], "white": 255.0}
+
+
+@pytest.mark.parametrize(
+    "part, spoilt",
+    [
+        ("input", [1]),
+        ("input", {key: SEEN[key] for key in ("mean", "scale", "white")}),
+        ("input", {**SEEN, "white": 0}),
+        ("input", {**SEEN, "mean": ["a"]}),
+        ("input", {**SEEN, "mean": [0.5, 0.5]}),
+        ("input", {**SEEN, "scale": [float("nan")]}),
+        ("data", "x"),
+        ("data", {}),
+        ("flips", "x"),
+        ("flips", {"measured_per_step": 0.1}),
+        ("findings", [{"colour": 1}]),
+        ("images", {}),
+        ("images", 3),
+        ("history", [{}]),
+        ("history", [3]),
+        ("versions", "x"),
+    ],
+)
+def test_results_with_a_spoilt_part_are_named(tmp_path, part, spoilt):
+    """Not with the error of whoever reads it first; an earlier version lacked some."""
+    finding = {"code": "starved", "where": "conv", "message": "stands still", "fix": "more decay"}
+    results = {
+        "recipe": json.loads(TINY.to_json()), "accuracy": {}, "history": [{"loss": 1.0}],
+        "images": {"train": 3}, "data": {"content": "abc"}, "input": SEEN, "findings": [finding],
+        "flips": {"predicted_per_step": 0.1, "measured_per_step": 0.1}, "versions": {},
+    }  # fmt: skip
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    assert finished_run(tmp_path) == (TINY, results)
+    path.write_text(json.dumps({**results, part: spoilt}))
+    with pytest.raises(ValueError) as error:
+        finished_run(tmp_path)
+    assert str(error.value) == f"{path} is damaged (no {part} in it). {WAY_OUT}"
+
+
 @pytest.mark.parametrize("name", ["recipe.json", "results.json"])
 @pytest.mark.parametrize(
     "words", [["evaluate"], ["plot"], ["plot", "--surface", "line"], ["doctor"], ["convert"]]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,54 @@ def test_a_kill_cannot_leave_half_a_state_file(tmp_path, tiny, monkeypatch):
     search.search(TINY, tmp_path, radii=[0.1, 1.0], seeds=1, dataset=tiny, say=silent)
     assert set((tmp_path / "tuner").rglob("*.json")) <= whole
     assert len(list((tmp_path / "tuner").rglob("*.json"))) == 4  # oracle, tuner, two trials
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"radii": [0.1, 5.0]},
+        {"tuner": "random", "trials": 1},
+        {"variants": ["hyperbolic_boundary"]},
+    ],
+)
+def test_a_search_without_its_settings_answers_what_it_is_asked(tmp_path, tiny, trained, changes):
+    """Removing them is what one is told to do where they are damaged; the runs are kept."""
+    arguments = {"radii": [0.1, 1.0], "seeds": 1, "dataset": tiny, "say": silent}
+    recipe = TINY.changed(epochs=1)
+    before = search.search(recipe, tmp_path, **arguments)
+    (tmp_path / "settings.json").unlink()
+    assert search.search(recipe, tmp_path, **arguments) == before and len(trained) == 2
+    (tmp_path / "settings.json").unlink()
+    outcome = search.search(recipe, tmp_path, **{**arguments, **changes})
+    assert outcome["variants"] == changes.get("variants", ["hyperbolic"])
+    asked = changes.get("radii", [0.1, 1.0])
+    assert {row["r"] for row in outcome["rows"]} <= set(asked)
+    assert len(outcome["rows"]) == changes.get("trials", 2)
+
+
+def test_damaged_state_of_the_tuner_is_named_with_the_way_out(tmp_path, tiny, trained):
+    arguments = {"radii": [0.1, 1.0], "seeds": 1, "dataset": tiny, "say": silent}
+    recipe = TINY.changed(epochs=1)
+    before = search.search(recipe, tmp_path, **arguments)
+    tuner = tmp_path / "tuner"
+    whole = {path: path.read_bytes() for path in tuner.rglob("*.json")}
+    assert len(whole) == 4
+    for path in whole:
+        for spoilt in (b"", b"[]", whole[path][:-9], None):
+            path.unlink() if spoilt is None else path.write_bytes(spoilt)
+            try:
+                found = search.search(recipe, tmp_path, **arguments)
+            except ValueError as error:
+                assert str(error).startswith(f"{tuner} is damaged (")
+                assert str(error).endswith(
+                    "Remove that folder and run the same command again: finished runs are kept."
+                )
+            else:  # it was not needed
+                assert found == before
+            for other, content in whole.items():
+                other.write_bytes(content)
+    shutil.rmtree(tuner)
+    assert search.search(recipe, tmp_path, **arguments) == before and len(trained) == 2
 
 
 def test_one_search_gives_the_table_of_ball_and_boundary(tmp_path, tiny, trained):

@@ -130,6 +130,16 @@ def test_an_index_of_other_files_is_made_anew(home):
     assert len(data.load("imagenet", home, say=silent).train) == 13
 
 
+def test_an_index_that_fails_in_whatever_way_is_made_anew(home, monkeypatch):
+    data.load("imagenet", home, say=silent)
+
+    def encrypted(*_, **__):  # as one changed bit of its header makes it
+        raise RuntimeError("File 'sizes.npy' is encrypted, password required for extraction")
+
+    monkeypatch.setattr(np, "load", encrypted)
+    assert len(data.load("imagenet", home, say=silent).train) == 13
+
+
 def test_an_index_that_cannot_be_kept_is_no_error(home, monkeypatch):
     def read_only(*_):
         raise OSError(30, "Read-only file system")

@@ -146,11 +146,14 @@ def _from_folder(name: str, archive: Archive, folder: Path) -> tuple[Split, Spli
 def _read(
     name: str, archive: Archive, content: Callable[[str], bytes], place: str
 ) -> tuple[Split, Split, tuple[str, ...]]:
-    def records(file: str, count: int) -> Split:
+    def read(file: str) -> bytes:
         try:
-            raw = np.frombuffer(content(file), np.uint8)
+            return content(file)
         except OSError as error:
             raise ValueError(f"{name}: cannot read {file} in {place} ({error.strerror}).") from None
+
+    def records(file: str, count: int) -> Split:
+        raw = np.frombuffer(read(file), np.uint8)
         length = archive.label_bytes + PIXELS
         if raw.size != count * length:
             raise ValueError(
@@ -159,6 +162,11 @@ def _read(
             )
         raw = raw.reshape(count, length)
         labels = raw[:, archive.label_bytes - 1].astype(np.int64)
+        if labels.max() >= archive.num_classes:
+            raise ValueError(
+                f"{name}: {file} in {place} has the label {labels.max()}, of {archive.num_classes} "
+                f"classes; it is damaged or another file. {_ways(archive)}"
+            )
         pixels = raw[:, archive.label_bytes :].reshape(count, 3, 32, 32)
         return Split(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), labels)
 
@@ -167,7 +175,7 @@ def _read(
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.labels for part in parts]),
     )
-    names = tuple(content(archive.names).decode().split())
+    names = tuple(read(archive.names).decode(errors="replace").split())
     if len(names) != archive.num_classes:
         raise ValueError(
             f"{name}: {archive.names} in {place} names {len(names)} classes, not "

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,6 +30,7 @@ __all__ = [
     "FileSplit",
     "Split",
     "dataset_names",
+    "decode_picture",
     "digits",
     "evaluation_batches",
     "generated",
@@ -575,16 +576,21 @@ def unreadable_image(dataset: Dataset, *, batch_size: int, seed: int, step: int)
         step: number of the batch.
     """
     split = dataset.train
-    if isinstance(split, Split):
-        return None
     epoch, inside = divmod(step, steps_per_epoch(dataset, batch_size))
     order = tf.random.experimental.stateless_shuffle(
         tf.range(len(split), dtype=tf.int64), seed=tf.constant([seed, epoch], tf.int64)
     )
+    return _first_unreadable(split, order[inside * batch_size :][:batch_size].numpy())
+
+
+def _first_unreadable(split: AnySplit, places: Iterable[int]) -> str | None:
+    """Where the first image of these is that cannot be read."""
+    if isinstance(split, Split):
+        return None
     read = split.reader()
-    for index in order[inside * batch_size :][:batch_size].numpy():
+    for index in places:
         try:
-            _decode(read(tf.constant(index)))
+            decode_picture(read(tf.constant(index, tf.int64)))
         except (*UNREADABLE, OSError):  # outside of a graph some arrive as Python's own
             return split.name_of(index)
     return None
@@ -609,7 +615,7 @@ def spread_out(dataset: Dataset, split: AnySplit, count: int) -> tuple[np.ndarra
 
 def evaluation_batches(
     dataset: Dataset, split: AnySplit, *, batch_size: int = 250
-) -> tf.data.Dataset:
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """One pass over a split in order, normalised and without augmentation.
 
     # Arguments
@@ -619,12 +625,15 @@ def evaluation_batches(
 
     # Returns
         Batches of images, float32 (b, h, w, c), and labels, int64 (b,).
+
+    # Raises
+        ValueError: at a file that cannot be read as a picture, which it names.
     """
     content: tf.data.Dataset
     if not isinstance(split, Split):
         read, on_disk = split.reader(), split
         content = tf.data.Dataset.from_tensor_slices((np.arange(len(split)), split.labels)).map(
-            lambda index, label: (_centre_crop(_decode(read(index)), on_disk), label),
+            lambda index, label: (_centre_crop(decode_picture(read(index)), on_disk), label),
             num_parallel_calls=2,
             deterministic=True,
         )
@@ -634,7 +643,20 @@ def evaluation_batches(
     def fill(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return (tf.cast(images, tf.float32) - dataset.mean) / dataset.scale, labels
 
-    return content.batch(batch_size).map(fill, num_parallel_calls=2, deterministic=True).prefetch(2)
+    batches = content.batch(batch_size).map(fill, num_parallel_calls=2, deterministic=True)
+    iterator = iter(batches.prefetch(2))
+    for first in range(0, len(split), batch_size):
+        try:
+            batch = next(iterator)
+        except UNREADABLE:
+            bad = _first_unreadable(split, range(first, min(first + batch_size, len(split))))
+            if bad is None:
+                raise
+            raise ValueError(
+                f"{dataset.name}: {bad} cannot be read as a picture. Mend or remove it, or leave "
+                "such files out with --unreadable skip."
+            ) from None
+        yield batch
 
 
 def _training_images(
@@ -648,7 +670,7 @@ def _training_images(
             def crop(place: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
                 index, number = place
                 return _random_crop(
-                    _decode(read(index)), on_disk, tf.add(seed, [number * (1 << 33), 0])
+                    decode_picture(read(index)), on_disk, tf.add(seed, [number * (1 << 33), 0])
                 )
 
             numbers = tf.range(tf.shape(chosen, tf.int64)[0])
@@ -664,7 +686,8 @@ def _training_images(
     return gather
 
 
-def _decode(encoded: tf.Tensor) -> tf.Tensor:
+def decode_picture(encoded: tf.Tensor) -> tf.Tensor:
+    """An encoded picture as uint8 (h, w, 3), as training and evaluation see it."""
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
     return image

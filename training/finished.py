@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,37 @@ from hbnn_larq.training.saved_json import WAY_OUT, read_object
 __all__ = ["dataset_of", "finished_run", "remark_on_model"]
 
 
+def _is_input(seen: Any) -> bool:
+    numbers = (*seen["mean"], *seen["scale"], seen["white"])
+    return (
+        all(isinstance(name, str) for name in seen["class_names"])
+        and len(seen["mean"]) == len(seen["scale"])
+        and all(math.isfinite(number) for number in numbers)
+        and all(number > 0 for number in (*seen["scale"], seen["white"]))
+    )
+
+
+def _are_flips(flips: Any) -> bool:
+    return flips is None or all(
+        math.isfinite(flips[name]) for name in ("predicted_per_step", "measured_per_step")
+    )
+
+
+# What is read of results, and whether it is what it should be.
+PARTS: dict[str, Callable[[Any], bool]] = {
+    "recipe": lambda recipe: isinstance(recipe, dict),
+    "accuracy": lambda accuracy: isinstance(accuracy, dict),
+    "history": lambda rows: isinstance(rows, list) and all("loss" in row for row in rows),
+    "images": lambda images: images["train"] > 0,
+    "data": lambda known: isinstance(known["content"], str),
+    "input": _is_input,
+    "flips": _are_flips,
+    "findings": lambda found: all({"code", "where", "message", "fix"} == set(f) for f in found),
+    "versions": lambda versions: isinstance(versions, dict),
+}
+LATER = {"images", "data", "input", "flips", "findings", "versions"}  # not of every version
+
+
 def finished_run(folder: Path) -> tuple[Recipe, dict[str, Any]] | None:
     """The recipe of which a folder holds results, and these; None where there are none yet.
 
@@ -23,8 +55,14 @@ def finished_run(folder: Path) -> tuple[Recipe, dict[str, Any]] | None:
     if not path.exists():
         return None
     results = read_object(path)
-    for part, kind in (("recipe", dict), ("accuracy", dict), ("history", list)):
-        if not isinstance(results.get(part), kind):
+    for part, is_sound in PARTS.items():
+        if part not in results and part in LATER:
+            continue
+        try:
+            sound = is_sound(results[part])
+        except (LookupError, TypeError, ValueError, AttributeError):
+            sound = False
+        if not sound:
             raise ValueError(f"{path} is damaged (no {part} in it). {WAY_OUT}")
     return Recipe.of_file(path, results["recipe"]), results
 

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from hbnn_larq.training import tfrecords
 from hbnn_larq.training.data import (
     IMAGENET_MEAN,
     IMAGENET_SCALE,
+    UNREADABLE,
     AnySplit,
     Augmentation,
     Dataset,
     FileSplit,
     Split,
+    decode_picture,
 )
 
 __all__ = ["imagenet", "pictures"]
@@ -240,12 +243,14 @@ def _is_whole(path: str) -> bool:
     try:
         with Image.open(path) as picture:
             picture.verify()
-            if picture.format != "JPEG":
-                return True
+            is_jpeg = picture.format == "JPEG"
         with open(path, "rb") as file:
+            if not is_jpeg:  # few, of kinds that Pillow may open and TensorFlow may not
+                decode_picture(tf.constant(file.read()))
+                return True
             file.seek(max(0, os.path.getsize(path) - 4096))
             return b"\xff\xd9" in file.read()  # the mark at the end of a JPEG
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, *UNREADABLE):
         return False
 
 

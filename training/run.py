@@ -267,6 +267,7 @@ class _Run:
         for name, signs in zip(self.counter.names, self.epoch_signs, strict=True):
             arrays[f"epoch_signs/{name}"] = np.packbits(np.asarray(signs))
         state = {
+            "recipe": json.loads(self.recipe.to_json()),
             "data": self.fingerprint,
             "seconds": self.seconds + time.monotonic() - self.started,
             "history": self.history,
@@ -279,6 +280,9 @@ class _Run:
         found = checkpoints.newest(self.workdir / "checkpoints", self.say)
         if found is None:
             return
+        if "recipe" in found.state:  # `recipe.json` may be gone, as one does with a damaged file
+            theirs = Recipe.of_file(self.workdir / "checkpoints", found.state["recipe"])
+            _require_same_steps(self.workdir, self.recipe, theirs)
         data.require_same(found.state.get("data"), self.fingerprint, f"{self.workdir} holds a run")
         variables = self._variables()
         held = {
@@ -597,16 +601,22 @@ class _Run:
         return model
 
     def _save_model(self, model: tf.keras.Model) -> None:
-        path = self.workdir / "model.keras"
-        temporary = path.with_name(".model.tmp.keras")
-        try:
-            model.save(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with files.replaced(self.workdir / "model.keras") as temporary:
+            whole = temporary.with_name(f"{temporary.name}.keras")  # Keras goes by the ending
+            try:
+                model.save(whole)
+                whole.replace(temporary)
+            finally:
+                whole.unlink(missing_ok=True)
 
 
 def _check_writable(workdir: Path) -> None:
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError:  # which TensorFlow finds out after the first epoch
+        raise ValueError(
+            f"fit: the folder {str(workdir)!r} has a name that is not UTF-8. Use another --workdir."
+        ) from None
     there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         reason = "Permission denied" if there.is_dir() else "Not a directory"
@@ -637,7 +647,10 @@ def _check_claim(workdir: Path, recipe: Recipe) -> None:
     path = workdir / "recipe.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("*")):
         return
-    theirs = Recipe.read(path)
+    _require_same_steps(workdir, recipe, Recipe.read(path))
+
+
+def _require_same_steps(workdir: Path, recipe: Recipe, theirs: Recipe) -> None:
     differences = theirs.differences(recipe)
     if differences and not _goes_further(recipe, theirs):
         raise ValueError(

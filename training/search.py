@@ -23,6 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tensorflow as tf
+
 from hbnn_larq import files
 from hbnn_larq.callbacks import binary_kernels
 from hbnn_larq.training import data, run
@@ -216,14 +218,15 @@ def search(
         seed=recipe.seed + 1,  # keras-tuner takes 0 for "any"
     )
     # It says that it goes on, on standard output.
-    with _whole_state_files(), contextlib.redirect_stdout(io.StringIO()):
+    state = _sound(workdir / "tuner")
+    with state, _whole_state_files(), contextlib.redirect_stdout(io.StringIO()):
         found = RadiusTuner(
             oracle=oracle, directory=str(workdir), project_name="tuner", overwrite=False
         )
     if role == "chief":
         say(f"chief: waiting for workers at {os.environ[_ROLE[1]]}:{os.environ[_ROLE[2]]}")
     try:
-        with _lost_chief(role, workdir), _whole_state_files():
+        with _sound(workdir / "tuner"), _lost_chief(role, workdir), _whole_state_files():
             found.search(verbose=0)
     except keras_tuner.errors.FatalError as error:
         raise error.__cause__ or error from None
@@ -383,6 +386,18 @@ def _lost_chief(role: str | None, workdir: Path) -> Iterator[None]:
         ) from None
 
 
+@contextlib.contextmanager
+def _sound(folder: Path) -> Iterator[None]:
+    """Says so where keras-tuner cannot make sense of what it keeps of a search."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, tf.errors.NotFoundError) as error:
+        raise ValueError(
+            f"{folder} is damaged ({type(error).__name__}: {error}). Remove that folder and run "
+            "the same command again: finished runs are kept."
+        ) from error
+
+
 def _plain(r: float) -> str:
     """Every digit of r, without a trailing `.0`."""
     return repr(r).removesuffix(".0")
@@ -408,6 +423,7 @@ def _claim(
                 "another --workdir."
             )
         data.require_same(there.get("data"), fingerprint, f"{workdir} holds a search")
-    elif path.exists() and path.read_bytes() != mine.encode():
-        shutil.rmtree(workdir / "tuner", ignore_errors=True)  # trials of a search that never began
+    elif not path.exists() or path.read_bytes() != mine.encode():
+        # Trials of nobody knows which search, or of one that never began; runs find their folder.
+        shutil.rmtree(workdir / "tuner", ignore_errors=True)
     files.write(path, mine)

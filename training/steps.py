@@ -170,5 +170,5 @@ class Evaluator:
             loss += float(np.sum(log_sum - right))
             images += len(logits)
         if not images:
-            raise ValueError("Evaluator: the split holds no images.")
+            raise ValueError("Evaluator: the split holds no images. Name another (--split).")
         return Evaluation(100 * top1 / images, 100 * top5 / images, loss / images, images)

@@ -47,7 +47,8 @@ def _while_it_is_read(
     def until_nobody_reads(arguments: argparse.Namespace) -> int:
         try:
             code = run(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it may be closed
+                sys.stdout.flush()
             return code
         except BrokenPipeError:
             # What is still in the buffer would fail once more when Python ends.

@@ -18,7 +18,6 @@ from hbnn_larq.training.cli.commands import (
     network_of,
     voice,
 )
-from hbnn_larq.training.saved_json import read_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -335,8 +334,10 @@ def _alike(findings: list[Any]) -> list[list[Any]]:
 
 def _trained_on(folder: Path) -> int | None:
     """How many images a finished run saw in an epoch."""
-    path = folder / "results.json"
-    images = read_object(path).get("images") if path.exists() else None
+    from hbnn_larq.training.finished import finished_run
+
+    finished = finished_run(folder)
+    images = finished and finished[1].get("images")
     return images and images["train"]
 
 
@@ -344,9 +345,10 @@ def _found_in_training(folder: Path) -> list[Any]:
     """What a finished run says of itself: findings of its first epochs, flips over all of it."""
     from hbnn_larq import doctor
     from hbnn_larq.flip_rate import SETTLED_SUM
+    from hbnn_larq.training.finished import finished_run
 
-    path = folder / "results.json"
-    results = read_object(path) if path.exists() else {}
+    finished = finished_run(folder)
+    results = finished[1] if finished else {}
     findings = [doctor.Finding(**finding) for finding in results.get("findings") or []]
     flips, recipe = results.get("flips"), results.get("recipe") or {}
     said = any(finding.code == "flips-off-the-law" for finding in findings)

@@ -168,7 +168,9 @@ def _register_studies(commands: Any) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="DIR", help="folder with the files of the data set")
+    parser.add_argument(
+        "--data", type=folder, metavar="DIR", help="folder with the files of the data set"
+    )
     add_unreadable(parser)
 
 
