@@ -124,7 +124,7 @@ def dataset_of(
     if seen is None:
         data.require_same(results.get("data"), fingerprint, f"{folder} holds a run")
         return dataset
-    there, here = seen["class_names"], list(dataset.class_names)
+    there, here = seen["class_names"], [str(name) for name in dataset.class_names]
     if there != here:
         pairs = list(zip(there, here, strict=False))
         place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)

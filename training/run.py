@@ -565,10 +565,10 @@ class _Run:
             },
             "data": self.fingerprint,
             "input": {
-                "class_names": list(dataset.class_names),
-                "mean": list(dataset.mean),
-                "scale": list(dataset.scale),
-                "white": dataset.white,
+                "class_names": [str(name) for name in dataset.class_names],
+                "mean": [float(value) for value in dataset.mean],
+                "scale": [float(value) for value in dataset.scale],
+                "white": float(dataset.white),
             },
             "accuracy": {
                 "validation_top1": validation.top1 if validation else None,
