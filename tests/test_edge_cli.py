@@ -601,19 +601,23 @@ def test_doctor_on_a_model_file(folder, tmp_path, capsys):
 
 
 def test_doctor_on_a_run_tells_what_was_found_in_training(tmp_path, capsys):
+    from hbnn_larq.training import recipes
+
     run = tmp_path / "run"
+    recipe = json.loads(recipes.find("digits").to_json())
+    results = {"recipe": recipe, "accuracy": {}, "history": []}
     digits_net().save(run, save_format="tf")
     flips = {"predicted_per_step": 0.01, "measured_per_step": 0.001}
-    (run / "results.json").write_text(json.dumps({"flips": flips}))
+    (run / "results.json").write_text(json.dumps({**results, "flips": flips}))
     assert main(["doctor", str(run)]) == 1
     assert "0.10% of the weights flipped per step, 1.00% were predicted" in capsys.readouterr().out
     flips["decay_sum"] = 0.006  # three steps: no decay would make up for what the law says
-    (run / "results.json").write_text(json.dumps({"flips": flips}))
+    (run / "results.json").write_text(json.dumps({**results, "flips": flips}))
     assert main(["doctor", str(run)]) == 0
     assert "nothing wrong found" in capsys.readouterr().out
     found = {"code": "never-flips", "where": "conv1", "message": "not one flipped", "fix": "Look."}
     flips["measured_per_step"] = 0.01
-    (run / "results.json").write_text(json.dumps({"flips": flips, "findings": [found]}))
+    (run / "results.json").write_text(json.dumps({**results, "flips": flips, "findings": [found]}))
     assert main(["doctor", str(run)]) == 1
     text = capsys.readouterr().out
     assert text == "conv1: not one flipped [never-flips]\n    Look.\n1 finding\n"

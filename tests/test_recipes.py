@@ -414,7 +414,15 @@ def test_there_must_be_as_many_radii_as_binary_layers(layer_r):
         models.build_model(BASE.changed(width=1 / 16, layer_r=layer_r), (16, 16, 1), 3)
 
 
-@pytest.mark.parametrize("kind", ["hyperbolic", "hyperbolic_boundary", "epc", "irnet+epc"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "hyperbolic",
+        pytest.param("hyperbolic_boundary", marks=pytest.mark.slow),
+        pytest.param("epc", marks=pytest.mark.slow),
+        "irnet+epc",
+    ],
+)
 def test_base_points_are_as_many_and_start_as_far_out_as_told(kind):
     recipe = BASE.changed(kernel_quantizer=kind, width=1 / 16, base_point_start=0.4, epc_size=3)
     model = models.build_model(recipe, (16, 16, 1), 3)

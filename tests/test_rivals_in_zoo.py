@@ -27,7 +27,7 @@ NETS = {
     "BiRealNet18": {"width": 1 / 16, "stem": "imagenet"},
     "BiRealNet34": {"width": 1 / 16, "stem": "imagenet"},
 }
-SLOWER = ("ResNet18", "ResNet34", "BiRealNet34")  # of the blocks of ResNet20 and BiRealNet18
+SLOWER = ("ResNet18", "ResNet20", "ResNet34", "BiRealNet34")  # as all rivals in every network
 
 
 pytestmark = pytest.mark.usefixtures("many_networks")
@@ -204,7 +204,7 @@ def tiny_data():
     return data.generated((8, 8, 1), 3, train=30, validation=9, test=9, difficulty=0.2)
 
 
-@pytest.mark.parametrize("kernel", ["rbnn", "slb"])
+@pytest.mark.parametrize("kernel", ["rbnn", pytest.param("slb", marks=pytest.mark.slow)])
 def test_a_stopped_run_resumes_exactly(kernel, tmp_path):
     """Stopped within an epoch and at the end of one: the weights of the unbroken run."""
     recipe, dataset = tiny_recipe(kernel_quantizer=kernel, input_quantizer="ede_sign"), tiny_data()

@@ -228,7 +228,11 @@ class Crash(Exception):
 
 @pytest.mark.parametrize(
     ("recipe", "flips_every"),
-    [(TINY, 1), (TINY, 3), (TINY.changed(kernel_quantizer="md_tanh", clock="step"), 1)],
+    [
+        (TINY, 1),
+        pytest.param(TINY, 3, marks=pytest.mark.slow),
+        (TINY.changed(kernel_quantizer="md_tanh", clock="step"), 1),
+    ],
 )
 def test_crashed_and_resumed_run_equals_the_unbroken_one(
     tmp_path, tiny, monkeypatch, recipe, flips_every
@@ -578,7 +582,9 @@ def test_the_clock_of_rivals_moves_as_told(tmp_path, tiny, monkeypatch, clock, r
     assert set(fitted) == {0, 4}  # rotations and the like: by the epoch, however the clock moves
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_mixed_precision_learns_and_leaves_a_float32_model_that_converts(tmp_path, tiny, precision):
     recipe = TINY.changed(precision=precision, kernel_quantizer="hyperbolic", learning_rate=0.02)
     results = run.fit(recipe, tmp_path, dataset=tiny, say=silent)

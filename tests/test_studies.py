@@ -268,7 +268,10 @@ class Killed(BaseException):
     """Not an Exception, as a real kill is none."""
 
 
-@pytest.mark.parametrize("moment", ["in the first trial", "in the second", "between two"])
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param("in the first trial", marks=pytest.mark.slow), "in the second", "between two"],
+)
 def test_a_grid_killed_with_trials_to_come_tries_them_all(
     tmp_path, tiny, trained, monkeypatch, moment
 ):
@@ -312,8 +315,8 @@ def test_a_kill_cannot_leave_half_a_state_file(tmp_path, tiny, monkeypatch):
     "changes",
     [
         {"radii": [0.1, 5.0]},
-        {"tuner": "random", "trials": 1},
-        {"variants": ["hyperbolic_boundary"]},
+        pytest.param({"tuner": "random", "trials": 1}, marks=pytest.mark.slow),
+        pytest.param({"variants": ["hyperbolic_boundary"]}, marks=pytest.mark.slow),
     ],
 )
 def test_a_search_without_its_settings_answers_what_it_is_asked(tmp_path, tiny, trained, changes):
@@ -464,7 +467,7 @@ def test_a_diverging_r_is_shown_and_the_others_are_tried(tmp_path, tiny, monkeyp
 
     monkeypatch.setattr(run, "fit", diverging)
     lines = []
-    arguments = {"radii": [0.1, 0.6, 1.0, 2.0, 5.0], "seeds": 2, "dataset": tiny}
+    arguments = {"radii": [0.1, 1.0, 5.0], "seeds": 2, "dataset": tiny}
     outcome = search.search(TINY, tmp_path, say=lines.append, **arguments)
     assert [row["r"] for row in outcome["rows"]] == arguments["radii"]
     cells = [row["accuracy"]["hyperbolic"] for row in outcome["rows"]]
@@ -473,7 +476,7 @@ def test_a_diverging_r_is_shown_and_the_others_are_tried(tmp_path, tiny, monkeyp
         assert cell == {"epochs": 2, "top1": None, "mean": None, "std": None, "text": "diverged"}
     assert outcome["best_r"] == {"hyperbolic": 0.1}
     assert outcome["verdict"] == (
-        "ball: r=0.1 alone was trained to the end; ball: r=0.6, r=1, r=2, r=5 diverged"
+        "ball: r=0.1 alone was trained to the end; ball: r=1, r=5 diverged"
     )
     assert "| 5 | diverged |" in (tmp_path / "search.md").read_text()
     said = "hyperbolic r=5: diverged (step 3: loss nan is not finite)"

@@ -127,7 +127,7 @@ def test_a_card_names_the_command_of_the_run_that_was_finished(tmp_path, capsys)
     """While it goes further, `recipe.json` is that of another command."""
     finished = recipes.find("digits").changed(epochs=3, stop_epoch=1, width=1 / 16)
     models.build_model(finished, (16, 16, 1), 10).save(tmp_path / "model.keras")
-    results = {"recipe": dataclasses.asdict(finished), "images": {}, "accuracy": {}, "history": []}
+    results = {"recipe": dataclasses.asdict(finished), "accuracy": {}, "history": []}
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "recipe.json").write_text(finished.changed(stop_epoch=None).to_json())
     words = ["zoo", "publish", str(tmp_path), "--to", str(tmp_path / "to"), "--name", "x", "--json"]
