@@ -22,6 +22,11 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 """
 
 
+def pytest_collection_finish():
+    """TensorFlow's million objects stay, and need not be looked through whenever Python collects."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Seeds Python, NumPy and, once a test module has imported it, TensorFlow."""
@@ -38,6 +43,7 @@ def let_graphs_go():
         sys.modules["tensorflow"].keras.backend.clear_session()
         span.forget_gradients(span.custom_gradients())
         gc.collect()
+        gc.freeze()  # what is left stays, and need not be looked through again for seconds
 
 
 @pytest.fixture(scope="module", autouse=True)
