@@ -23,7 +23,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 
 def pytest_collection_finish():
-    """TensorFlow's million objects stay, and need not be looked through whenever Python collects."""
+    """TensorFlow's million objects stay: no collection need look through them again."""
     gc.freeze()
 
 
