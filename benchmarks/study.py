@@ -764,9 +764,13 @@ def missing(results: Results, case: str | None = None, part: str | None = None) 
                 yield todo[0]
 
 
-def train(run: Run, datasets: dict[str, Any]) -> dict[str, Any]:
-    """One run, through the loop that everybody uses; what it left on disk is removed."""
+def train(run: Run, datasets: dict[str, Any], graphs: list[Any] | None = None) -> dict[str, Any]:
+    """One run, through the loop that everybody uses; what it left on disk is removed.
+
+    `graphs` holds those of the run before: `run_all` has the points of a grid share them.
+    """
     import tensorflow as tf
+    from one_graph import OneGraph, may_share
     from teaching import fit_taught, teacher_of
 
     from hbnn_larq.training import data
@@ -779,13 +783,21 @@ def train(run: Run, datasets: dict[str, Any]) -> dict[str, Any]:
     if len(dataset.train) != IMAGES[recipe.dataset]:
         raise ValueError(f"{recipe.dataset}: {len(dataset.train)} training images, IMAGES differs.")
     folder = tempfile.mkdtemp()
-    tf.keras.backend.clear_session()
     weight = run.method.partition(TEACHER)[2]
+    if graphs and (weight or not graphs[0].fits(recipe)):
+        graphs.pop().close()
+    if not graphs:
+        tf.keras.backend.clear_session()
     try:
         if weight:
             teacher = teacher_of(recipe_of(run.case, FLOAT_ADAM, run.seed), dataset, folder)
             return fit_taught(recipe, teacher, float(weight), dataset)
-        found = fit(recipe, folder, dataset=dataset, say=lambda _: None)
+        if graphs is not None and may_share(recipe):
+            if not graphs:
+                graphs.append(OneGraph(recipe, dataset))
+            found = graphs[0].fit(recipe)
+        else:
+            found = fit(recipe, folder, dataset=dataset, say=lambda _: None)
     except FloatingPointError as error:  # a point of a grid that does not train is a result too
         return {"validation": 0.0, "test": 0.0, "diverged": str(error).partition(" The last")[0]}
     finally:
@@ -818,9 +830,10 @@ def run_all(results: Results, case: str | None, part: str | None) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     datasets: dict[str, Any] = {}
+    graphs: list[Any] = []
     for run in missing(results, case, part):
         started = time.monotonic()
-        results.add(run, train(run, datasets))
+        results.add(run, train(run, datasets, graphs))
         line = results.lines[run.key]
         print(
             f"{run.case:22} {run.method:58} seed {run.seed:<3} validation {line['validation']:.2f}"

@@ -18,7 +18,7 @@ def study():
         import study
 
         yield study
-    for name in ("study", "study_report", "teaching"):
+    for name in ("study", "study_report", "teaching", "one_graph"):
         sys.modules.pop(name, None)
 
 
@@ -567,6 +567,99 @@ def test_a_teacher_without_weight_changes_nothing(study, tmp_path, method):
         np.testing.assert_array_equal(one, other, err_msg=one.name)
     assert line["steps"] == 6
     assert 0 <= line["test"] <= 100 and line["seconds"] > 0
+
+
+_SHARING = ("irnet:input_quantizer=ede_sign", "slb")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "ste_sign",
+        *(pytest.param(method, marks=pytest.mark.slow) for method in _SHARING),
+    ],
+)
+def test_runs_that_share_graphs_end_as_they_do_alone(study, tmp_path, method):
+    from dataclasses import replace
+
+    import numpy as np
+    import one_graph
+
+    from hbnn_larq.training import data
+    from hbnn_larq.training.run import fit
+
+    digits = data.load("digits")
+    digits = replace(digits, train=digits.train.chosen(np.arange(90)))
+    words = study.METHODS_ADAM[method]
+    recipes = [
+        study.recipe_of("digits-vgg-5", f"{words}:learning_rate={rate}:decay_sum={total}", seed)
+        .changed(epochs=2, width=0.0625)
+        for rate, total, seed in ((0.01, 0.3, 1), (0.03, 3.0, 2), (0.01, 0.3, 1))
+    ]  # fmt: skip
+    assert all(map(one_graph.may_share, recipes))
+    graphs = one_graph.OneGraph(recipes[0], digits)
+    assert all(map(graphs.fits, recipes))
+    assert not graphs.fits(recipes[0].changed(momentum=0.7))
+    shared = [graphs.fit(recipe) for recipe in recipes]
+    graphs.close()
+    alone = [
+        fit(recipe, tmp_path / str(recipe.seed), dataset=digits, say=lambda _: None)
+        for recipe in recipes[:2]
+    ]
+    for one, other in zip(shared, [*alone, alone[0]], strict=True):
+        assert one["seconds"] > 0
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert shared[0]["history"] != shared[1]["history"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ste_sign:learning_rate=0.1",
+        "ste_sign:flip_rate=0.01:optimizer=adam",
+        "epc:r=0.05:optimizer=adam",
+        "recu+hyperbolic:r=0.05:input_quantizer=recu_sign:optimizer=adam",
+    ],
+)
+def test_graphs_are_shared_only_where_a_variable_can_be_the_decay(study, words):
+    import one_graph
+
+    assert not one_graph.may_share(study.recipe_of(CASE, words, 1))
+
+
+def test_points_of_a_grid_share_graphs_until_another_method_comes(study, monkeypatch):
+    import one_graph
+
+    from hbnn_larq.training import run
+
+    seen = []
+
+    class Graphs(one_graph.OneGraph):
+        def __init__(self, recipe, dataset):
+            self.recipe = one_graph._form(recipe)
+            seen.append(f"traced {recipe.kernel_quantizer}")
+
+        def close(self):
+            seen.append("closed")
+
+        def fit(self, recipe):
+            seen.append(f"seed {recipe.seed}")
+            raise FloatingPointError("as every run here")
+
+    def alone(recipe, *_, **__):
+        seen.append(f"alone {recipe.kernel_quantizer}")
+        raise FloatingPointError("as every run here")
+
+    monkeypatch.setattr(one_graph, "OneGraph", Graphs)
+    monkeypatch.setattr(run, "fit", alone)
+    graphs, datasets = [], {}
+    for words, seed in (("bireal", 1), ("bireal", 2), ("slb", 1), ("epc:r=0.05", 1), ("slb", 1)):
+        point = study.Run(CASE, f"{words}:optimizer=adam:learning_rate=0.01:decay_sum=1", seed)
+        study.train(point, datasets, graphs)
+    assert seen == [
+        "traced bireal", "seed 1", "seed 2", "closed", "traced slb", "seed 1", "closed",
+        "alone epc", "traced slb", "seed 1",
+    ]  # fmt: skip
 
 
 def test_published_results_are_whole(study):
