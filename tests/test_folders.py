@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,6 +242,28 @@ def test_a_broken_picture_is_named_in_evaluation_too(imagenet, tmp_path, monkeyp
     lines = []
     run.fit(recipe, tmp_path / "run", dataset=loaded, say=lines.append)
     assert lines[0] == "resumed from step 2 of 2"
+
+
+def test_a_broken_validation_picture_costs_no_step(imagenet, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "build_model", micro_model)
+    loaded = data.load("imagenet", imagenet, image_size=16)
+    recipe = Recipe(
+        name="tiny", source="a test", dataset="imagenet", model="vgg_small", batch_size=2,
+        kernel_quantizer="ste_sign", epochs=2, hold_out=2,
+    )  # fmt: skip
+    unbroken = run.fit(recipe, tmp_path / "unbroken", dataset=loaded, say=lambda line: None)
+    held = loaded.with_hold_out(2).validation
+    broken = Path(str(held.paths[-1]))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:400])
+    for said in (None, "resumed from step 4 of 8"):
+        lines = []
+        with pytest.raises(ValueError, match=f"{broken.name} cannot be read as a picture"):
+            run.fit(recipe, tmp_path / "run", dataset=loaded, say=lines.append)
+        assert said is None or lines[0] == said
+    broken.write_bytes(whole)
+    mended = run.fit(recipe, tmp_path / "run", dataset=loaded, say=lambda line: None)
+    assert {**mended, "seconds": 0} == {**unbroken, "seconds": 0}
 
 
 def test_pictures_that_only_pillow_can_read_are_left_out_of_imagenet(imagenet):

@@ -333,6 +333,8 @@ class _Run:
             seed=self.recipe.seed,
             first_step=self.step,
         )
+        if self.step == (len(self.history) + 1) * self.steps_per_epoch:
+            self._end_epoch()  # that a picture which could not be read had stopped
         before = self.counter.signs()
         for images, labels in self._readable(batches):
             if self.step % self.steps_per_epoch == 0:
@@ -362,7 +364,11 @@ class _Run:
 
             epoch_ends = self.step % self.steps_per_epoch == 0
             if epoch_ends:
-                self._end_epoch()
+                try:
+                    self._end_epoch()
+                except ValueError:  # a picture of the validation split cannot be read
+                    self.save(keep)
+                    raise
                 said_at = time.monotonic()
             elif time.monotonic() - said_at > SAY_EVERY_S:
                 self._say_step()
