@@ -159,6 +159,7 @@ def radius_study(
     values: Mapping[str, Mapping[float, Sequence[float]]],
     path: str | Path,
     *,
+    stopped: Mapping[str, Mapping[float, Sequence[float]]] | None = None,
     ylabel: str = "validation accuracy (%)",
 ) -> Path:
     """Accuracy over r, one line of means per group, every run as a dot.
@@ -166,6 +167,7 @@ def radius_study(
     # Arguments
         values: `{group: {r: one figure per run}}`.
         path: the PNG file to write.
+        stopped: the same of runs that ended early: crosses, which are no part of a line.
         ylabel: of the accuracies.
 
     # Returns
@@ -184,6 +186,12 @@ def radius_study(
         )
         for r, x in zip(radii, aside, strict=True):
             axes.plot([x] * len(runs[r]), runs[r], "o", color=f"C{place}", alpha=0.6)
+        early = [
+            (r, value) for r, found in (stopped or {}).get(label, {}).items() for value in found
+        ]
+        if early:
+            named = f"{_name(label)}, stopped early"
+            axes.plot(*zip(*early, strict=True), "x", color=f"C{place}", label=named)
     axes.set(xlabel="r", ylabel=ylabel, xscale="log")
     axes.legend()
     return _write(figure, path)

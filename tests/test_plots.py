@@ -179,3 +179,15 @@ def test_groups_are_named_as_they_are(drawn):
     (axes,) = drawn(plots.accuracies, values)
     ticks = [text.get_text() for text in axes.get_xticklabels()]
     assert shown(ticks[0]) == "_a$b^$" and len(ticks[1]) <= plots.LONGEST_NAME
+
+
+def test_radii_that_were_stopped_early_are_crosses_off_the_line(drawn):
+    values = {"ball": {0.01: [90.0, 92.0], 1.0: [91.0, 93.0]}, "boundary": {0.5: [89.0]}}
+    (whole,) = drawn(plots.radius_study, values)
+    assert names(whole) == ["ball", "boundary"]
+    (axes,) = drawn(plots.radius_study, values, stopped={"ball": {0.1: [40.0, 50.0]}})
+    assert names(axes) == ["ball", "ball, stopped early", "boundary"]
+    crosses = [line for line in axes.lines if line.get_marker() == "x"]
+    assert [[*map(tuple, line.get_xydata())] for line in crosses] == [[(0.1, 40.0), (0.1, 50.0)]]
+    means = [line for line in axes.lines if line.get_label() == "ball"]
+    assert [list(line.get_ydata()) for line in means] == [[91.0, 92.0]]

@@ -51,9 +51,10 @@ def conclude(
     }
     longest = max(epochs for epochs, _ in (trained or accuracies).values())
     scores: _Scores = {variant: {} for variant in variants}
+    stopped: _Scores = {variant: {} for variant in variants}
     for (variant, radii), (epochs, values) in trained.items():
-        if epochs == longest:  # what Hyperband stopped early is no match for the others
-            scores[variant][radii] = values
+        # What Hyperband stopped early is no match for the others.
+        (scores if epochs == longest else stopped)[variant][radii] = values
     rows = [
         {
             **({"r": radii[0]} if layers is None else {"r": dict(zip(layers, radii, strict=True))}),
@@ -82,10 +83,11 @@ def conclude(
     for name, content in (("search.json", text), ("search.md", _table(outcome, longest))):
         files.write(workdir / name, content)
     if layers is None:
-        plots.radius_study(
-            {TITLES[variant]: {r: v for (r,), v in scores[variant].items()} for variant in scores},
-            workdir / "search.png",
+        ended, early = (
+            {TITLES[variant]: {r: v for (r,), v in found[variant].items()} for variant in variants}
+            for found in (scores, stopped)
         )
+        plots.radius_study(ended, workdir / "search.png", stopped=early)
     else:
         plots.accuracies(
             {
@@ -189,9 +191,11 @@ def _between(scores: _Scores, first: str, other: str, comparisons: int) -> str:
 
 def _table(outcome: dict[str, Any], longest: int) -> str:
     variants, images = outcome["variants"], outcome["validation_images"]
+    seeds = outcome["seeds"]
+    over = "one seed" if seeds == 1 else f"mean ± std over {seeds} seeds"
     lines = [
-        f"{outcome['recipe']['name']}: validation top-1 (%), mean ± std over {outcome['seeds']} "
-        f"seeds, {longest} epochs; {images:,} images, so one image is {100 / images:.2g} points.",
+        f"{outcome['recipe']['name']}: validation top-1 (%), {over}, {longest} epochs; {images:,} "
+        f"images, so one image is {100 / images:.2g} points.",
         "",
         f"| r | {' | '.join(TITLES[variant] for variant in variants)} |",
         f"|---|{'---|' * len(variants)}",
