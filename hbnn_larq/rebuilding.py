@@ -283,6 +283,11 @@ def _check(model: Any, call: str) -> None:
         )
     is_graph = isinstance(model, tf.keras.Sequential) or model._is_graph_network
     if not is_graph or type(model).call not in _GRAPH_CALLS:
+        if isinstance(getattr(model, "student", None), tf.keras.Model):
+            raise ValueError(
+                f"{call}: {model.name!r} ({type(model).__name__}) trains a student beside its "
+                "teacher. Give the student alone: its attribute .student."
+            )
         raise ValueError(
             f"{call}: {model.name!r} ({type(model).__name__}) is a subclassed model; its layers "
             "can only be read, not rebuilt. Build the same network with the functional API, "

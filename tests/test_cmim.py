@@ -151,6 +151,9 @@ def test_in_inference_it_is_the_student(rng, tmp_path):
     with pytest.raises(NotImplementedError, match=r"Save `model\.student`"):
         model.save(tmp_path / "all.keras")
     assert [path.name for path in tmp_path.iterdir()] == ["student.keras"]
+    for call in (hbnn_larq.fold, hbnn_larq.edge.convert):
+        with pytest.raises(ValueError, match=r"Give the student alone: its attribute \.student"):
+            call(model)
 
 
 def drawn_of_7(model, step):

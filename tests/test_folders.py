@@ -58,6 +58,23 @@ def test_given_splits_are_kept(tmp_path):
     assert [len(s) for s in (loaded.train, loaded.validation, loaded.test)] == [8, 2, 4]
 
 
+def test_train_may_be_a_class(tmp_path):
+    for number in range(30):
+        paint(tmp_path / "car" / f"{number}.png", (number, 0, 0))
+        paint(tmp_path / "train" / f"{number}.png", (0, number, 0))
+    assert data.load("pictures", tmp_path, image_size=4).class_names == ("car", "train")
+
+
+@pytest.mark.parametrize("absent", [("validation",), ("test",), ("validation", "test")])
+def test_splits_that_are_not_given_are_named(tmp_path, absent):
+    for split in {"train", "validation", "test"}.difference(absent):
+        for name in ("a", "b"):
+            paint(tmp_path / split / name / "0.png", (0, 0, 0))
+    message = f"holds a folder train with classes in it, so it needs {' and '.join(absent)} too"
+    with pytest.raises(ValueError, match=message):
+        data.load("pictures", tmp_path, image_size=4)
+
+
 def test_middle_of_a_wide_picture_is_taken(tmp_path):
     picture = np.zeros((4, 12, 3), np.uint8)
     picture[:, 4:8] = 255

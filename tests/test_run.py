@@ -593,10 +593,43 @@ def test_mixed_precision_learns_and_leaves_a_float32_model_that_converts(tmp_pat
     assert losses[-1] < losses[0]
     model = tf.keras.models.load_model(tmp_path / "model.keras", compile=False)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    of_file = run.evaluate(model, tiny)
+    published = [results["accuracy"][f"test_{figure}"] for figure in ("top1", "top5", "loss")]
+    assert published == [of_file[figure] for figure in ("top1", "top5", "loss")]
+    assert results["accuracy"]["validation_top1"] == run.evaluate(model, tiny, "validation")["top1"]
     pytest.importorskip("larq_compute_engine")
     images = tiny.normalize(tiny.test.images)
     report = edge.report(model, edge.convert(model), images)
     assert report.binary_placed == report.binary_asked == 1
+
+
+@pytest.mark.parametrize(
+    "kind, theirs",
+    [
+        ("comparison", "compare.json"),
+        ("comparison", "ste_sign/seed-0/recipe.json"),
+        ("search", "settings.json"),
+        ("search", "search.json"),
+        ("search", "runs/hyperbolic/r-0.05/seed-0/recipe.json"),
+    ],
+)
+def test_a_run_keeps_out_of_the_folder_of_a_study(tmp_path, tiny, kind, theirs):
+    """Which would refuse to go on beside it."""
+    path = tmp_path / theirs
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=f"is the folder of a {kind}, .* another --workdir"):
+        run.fit(TINY, tmp_path, dataset=tiny, say=silent)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_what_killed_writers_left_is_removed_at_the_end(tmp_path, tiny):
+    left = [".model.keras.77-1.tmp.keras", ".model.keras.77-1.tmp", ".results.json.78-1.tmp"]
+    others = [".pipeline.json.79-1.tmp", ".model.tflite.80-1.tmp", ".keep"]
+    for name in (*left, *others):
+        (tmp_path / name).write_text("half")
+    run.fit(TINY.changed(epochs=1), tmp_path, dataset=tiny, say=silent)
+    assert sorted(p.name for p in tmp_path.glob(".*")) == sorted(others)
 
 
 def test_mixed_precision_resumes_exactly(tmp_path, tiny):

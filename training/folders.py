@@ -33,6 +33,7 @@ __all__ = ["imagenet", "pictures"]
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 MEMORY_LIMIT = 4 * 2**30
 IMAGENET_CLASSES = 1000
+SPLITS = ("train", "validation", "test")
 
 
 def pictures(
@@ -68,8 +69,15 @@ def pictures(
         raise ValueError(f'pictures(unreadable={unreadable!r}): "error" or "skip".')
     if size < 1:
         raise ValueError(f"pictures(size={size}): a side in pixels, 1 or above.")
-    if (folder / "train").is_dir():
-        listed = {name: _listed(folder / name) for name in ("train", "validation", "test")}
+    if _is_split(folder):
+        absent = [name for name in SPLITS if not (folder / name).is_dir()]
+        if absent:
+            raise ValueError(
+                f"{folder} holds a folder train with classes in it, so it needs "
+                f"{' and '.join(absent)} too. To have pictures divided by us, let {folder} hold "
+                "the class folders themselves."
+            )
+        listed = {name: _listed(folder / name) for name in SPLITS}
     else:
         listed = _divided(_listed(folder))
     names = tuple(sorted(listed["train"]))
@@ -273,6 +281,15 @@ def _from_records(
         for which in ("train", "validation")
     ]
     return names, splits[0], splits[1]
+
+
+def _is_split(folder: Path) -> bool:
+    """Whether a folder holds splits; a folder train of nothing but pictures is a class."""
+    train = folder / "train"
+    return train.is_dir() and (
+        any(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
+        or any((folder / name).is_dir() for name in SPLITS if name != "train")
+    )
 
 
 def _listed(folder: Path) -> dict[str, list[Path]]:

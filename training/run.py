@@ -56,6 +56,11 @@ __all__ = ["Stopped", "evaluate", "fit"]
 
 Say = Callable[[str], None]
 SAY_EVERY_S = 60  # within an epoch, which may take hours
+# What tells a folder of many runs, from its first run on.
+STUDIES = {
+    "comparison": ("compare.json", "*/seed-*/recipe.json"),
+    "search": ("search.json", "settings.json", "runs/*/*/seed-*/recipe.json"),
+}
 
 
 class Stopped(Exception):
@@ -546,9 +551,11 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         recipe, dataset = self.recipe, self.dataset
+        model = self._single_model()  # a collective read: every worker takes part
+        if model is not self.model:  # in half precision images may fall into other classes
+            self.evaluator = Evaluator(model)
         validation = self._validation()
         test = self.evaluator(data.evaluation_batches(dataset, dataset.test))
-        model = self._single_model()  # a collective read: every worker takes part
         flips: dict[str, Any] | None = None
         if self.counter.names:
             measured = float(np.mean([row["flips_per_step"] for row in self.history]))
@@ -591,6 +598,10 @@ class _Run:
         }
         if not self.writes:
             return results
+        # Of processes that were killed while they wrote; no other is training here.
+        for name in ("recipe.json", "history.csv", "model.keras", "results.json"):
+            for left in self.workdir.glob(f".{name}.*.tmp*"):
+                left.unlink(missing_ok=True)
         self._save_model(model)
         pictures.draw(recipe, self.history, self.workdir)
         files.write(self.workdir / "results.json", json.dumps(results, indent=2) + "\n")
@@ -651,6 +662,13 @@ def _check_claim(workdir: Path, recipe: Recipe) -> None:
     take the same steps. A recipe of which not one step was saved is in nobody's way.
     """
     path = workdir / "recipe.json"
+    if not path.exists():
+        for kind, files_of_kind in STUDIES.items():
+            if any(any(workdir.glob(pattern)) for pattern in files_of_kind):
+                raise ValueError(
+                    f"fit: {workdir} is the folder of a {kind}, which could not go on with a run "
+                    "beside its own. Use another --workdir."
+                )
     if not path.exists() or not any((workdir / "checkpoints").glob("*")):
         return
     _require_same_steps(workdir, recipe, Recipe.read(path))
