@@ -174,7 +174,9 @@ def test_every_method_is_tuned_over_a_grid_of_its_own(
     for seed in study.SEEDS:  # plain sign has 50.0 everywhere
         results.lines[case, better, seed]["test"] = 53.0 + seed
     page, *_ = study_report.write(results, tmp_path)
-    (row,) = [text for text in page.read_text().splitlines() if text.startswith(f"| {method} | 5")]
+    (row,) = [
+        text for text in page.read_text().splitlines() if text.startswith(f"| {method} | 55.00")
+    ]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "55.00 ± 1.58 (5)"
     assert cells[2] == point
@@ -391,6 +393,40 @@ def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_pa
     mine = cells["| irnet:input_quantizer=ede_sign"]
     assert mine[1] == "82.0 ± 1.6, **+12.0 [+10.0, +14.0]**"
     assert mine[3] == "**+1.0 [+1.0, +1.0]**"
+
+
+def test_methods_tuned_by_adam_stand_side_by_side(study, tmp_path):
+    """Each at its own best point, which may be another one in each case."""
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    cases = {"digits-vgg-5": (70.0, 9), "textures-vgg-5": (50.0, 10)}
+    slb = study.METHODS_ADAM["slb"]
+    best = {}
+    for case, (test, place) in cases.items():
+        best[case] = study.grid_of(slb)[place]
+        finish(study, results, "tuned_adam", case=case, test=test, better=best[case])
+        assert results.best_of_grid(case, slb) == best[case]
+        for seed in study.SEEDS:
+            results.lines[case, best[case], seed]["test"] += 1.0 + place * 1.0
+    head, _, *rows = study_report.TABLES["<!-- tuned adam -->"](results).splitlines()
+    assert head == "| method | digits-vgg-5* | textures-vgg-5* | mean of all |"
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in study.METHODS_ADAM]
+    cells = {row.split(" | ")[0]: row.strip(" |").split(" | ")[1:] for row in rows}
+    assert cells["| slb"] == [
+        "80.0 ± 0.0, **+10.0 [+10.0, +10.0]**", "61.0 ± 0.0, **+11.0 [+11.0, +11.0]**",
+        "**+10.5 [+10.5, +10.5]**",
+    ]  # fmt: skip
+    level = "+0.0 [+0.0, +0.0]"
+    assert cells["| dsq"] == [f"70.0 ± 0.0, {level}", f"50.0 ± 0.0, {level}", level]
+    del results.lines["textures-vgg-5", best["textures-vgg-5"], 4]  # a run that is still missing
+    head, _, *rows = study_report.TABLES["<!-- tuned adam -->"](results).splitlines()
+    assert head.endswith("| textures-vgg-5* | mean of digits-vgg-5 |")
+    (row,) = [row for row in rows if row.startswith("| slb |")]
+    assert row.split(" | ")[2:] == ["-", "**+10.0 [+10.0, +10.0]** |"]
+    # Without plain sign there is nothing to compare with.
+    results.lines = {k: v for k, v in results.lines.items() if not k[1].startswith(study.PLAIN)}
+    assert study_report.TABLES["<!-- tuned adam -->"](results) == ""
 
 
 def test_maps_looked_at_together_get_wider_intervals(study, tmp_path):
