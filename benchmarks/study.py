@@ -723,6 +723,7 @@ PLAN = [
     ("adam_activation", "textures-bireal18-5"),
     ("confirm_halves", "textures-bireal18-20"),
     ("confirm_halves", "textures-resnet18-20"),
+    ("adam_activation", "textures-resnet18-5"),
     ("halves", "textures-resnet18-5"),
     ("halves", "textures-vgg-5"),
     ("taught", "textures-bireal18-5"),

@@ -10,7 +10,7 @@ from hbnn_larq import flip_rate, poincare, zoo
 from hbnn_larq.optimizers import is_base_point
 from hbnn_larq.training import data, models, run
 from hbnn_larq.training.recipe import CHOICES, Recipe, keep_decay_sum
-from hbnn_larq.training.recipes import PAPER, RECIPES, find
+from hbnn_larq.training.recipes import GEODESIC, PAPER, RECIPES, find
 from hbnn_larq.training.schedules import Schedule
 
 BASE = Recipe(
@@ -327,8 +327,27 @@ def test_early_stop_shortens_the_forecast_but_not_the_schedule():
         recipe.changed(stop_epoch=601)
 
 
+def test_what_we_would_train_is_the_default_on_every_network_of_the_paper():
+    """Everything but quantizers and optimizer stays that of the row whose twin it is."""
+    rows = {r.name: r for r in PAPER if r.source.endswith("W/A 1/1, D_0.05")}
+    assert [twin.name for twin in GEODESIC] == [f"{name}-geodesic" for name in rows]
+    chosen = find("digits-geodesic").differences(find("digits-ste-sign"))
+    by_optimizer = set(chosen) - {"name", "source", "latent_decay"}  # which has no say
+    for (name, row), twin in zip(rows.items(), GEODESIC, strict=True):
+        assert all(getattr(twin, f) == getattr(find("digits-geodesic"), f) for f in by_optimizer)
+        of_net = (
+            {"kernel_quantizer", "input_quantizer"} if "resnet" in name else {"kernel_quantizer"}
+        )
+        changed = set(twin.differences(row))
+        aside = {"name", "source", "latent_decay", "paper_top1", "paper_top5"}
+        assert changed - by_optimizer - aside == of_net
+        assert twin.kernel_quantizer == "ste_sign" and twin.paper_top1 is twin.paper_top5 is None
+        assert twin.input_quantizer == ("rbnn_sign" if "resnet" in name else "approx_sign")
+        assert RECIPES[name] == row and RECIPES[twin.name] == twin
+
+
 def test_every_paper_recipe_has_a_small_sibling_without_a_claim():
-    for recipe in PAPER:
+    for recipe in (*PAPER, *GEODESIC):
         small = RECIPES[f"{recipe.name}-small"]
         assert small.kernel_quantizer == recipe.kernel_quantizer and small.r == recipe.r
         assert small.dataset.startswith("generated-") and small.paper_top1 is None
@@ -356,7 +375,9 @@ def test_known_sizes_of_training_splits_are_right():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [f"{r.name}-small" for r in PAPER if r.stop_epoch is None])
+@pytest.mark.parametrize(
+    "name", [f"{r.name}-small" for r in (*PAPER, *GEODESIC) if not r.stop_epoch]
+)
 def test_every_small_sibling_takes_two_steps(tmp_path, name):
     recipe = find(name).changed(epochs=1, batch_size=8)
     shape = tuple(int(side) for side in recipe.dataset.split("-")[1].split("x"))

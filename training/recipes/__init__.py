@@ -1,4 +1,5 @@
-"""All recipes, by name: one constant per row of the paper's tables, and small siblings."""
+"""All recipes, by name: a constant per row of the paper's tables, what we would train instead, and
+small siblings of both."""
 
 from __future__ import annotations
 
@@ -7,12 +8,21 @@ import difflib
 from hbnn_larq.training.recipe import Recipe
 from hbnn_larq.training.recipes import cifar, digits, imagenet
 from hbnn_larq.training.recipes.small import sibling
+from hbnn_larq.training.recipes.twins import geodesic
 
-__all__ = ["PAPER", "RECIPES", "find"]
+__all__ = ["GEODESIC", "PAPER", "RECIPES", "find"]
 
 PAPER: tuple[Recipe, ...] = (*cifar.RECIPES, *imagenet.RECIPES)
+# One per network and data set of Tables 2 and 3.
+GEODESIC: tuple[Recipe, ...] = tuple(
+    geodesic(recipe)
+    for recipe in PAPER
+    if (recipe.kernel_quantizer, recipe.stop_epoch) == ("hyperbolic", None)
+    and recipe.input_quantizer
+)
+_LARGE = (*PAPER, *GEODESIC)
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*digits.RECIPES, *PAPER, *map(sibling, PAPER))
+    recipe.name: recipe for recipe in (*digits.RECIPES, *_LARGE, *map(sibling, _LARGE))
 }
 
 

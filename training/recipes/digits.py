@@ -9,6 +9,7 @@ twin, with one budget and seed. Settings were chosen on the validation split.
 from dataclasses import replace
 
 from hbnn_larq.training.recipe import Recipe
+from hbnn_larq.training.recipes.twins import geodesic
 
 HYPERBOLIC = Recipe(
     name="digits",
@@ -28,19 +29,7 @@ STE_SIGN = replace(
     source="ours: plain straight-through sign, otherwise as digits",
     kernel_quantizer="ste_sign",
 )
-GEODESIC = replace(
-    STE_SIGN,
-    name="digits-geodesic",
-    source="ours: plain sign whose flips are asked for, Adam for the rest (docs/evidence.md)",
-    optimizer="adam",
-    learning_rate=0.003,
-    threshold_rate=10.0,
-    base_point_step="toward",
-    base_point_rate=5.0,
-    latent_decay=5e-4,  # without effect: asked flips know none, and base points step toward
-    flip_rate=0.02,
-    flip_memory=0.07,
-)
+GEODESIC = geodesic(HYPERBOLIC)
 FLOAT = replace(
     HYPERBOLIC,
     name="digits-float",

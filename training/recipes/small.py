@@ -3,8 +3,9 @@
     hbnn train cifar10-resnet18-small --workdir runs/small
 
 An eighth of the channels, generated images, 400 steps. The decay is set by the flip-rate law for
-1 % flips per step: the paper's decay in so few steps would leave the weights where they start. A
-sibling has no number of the paper; it shows that a recipe runs and learns, not how well.
+1 % flips per step: the paper's decay in so few steps would leave the weights where they start.
+Where flips are asked for it has no say. A sibling has no number of the paper; it shows that a
+recipe runs and learns, not how well.
 """
 
 from dataclasses import replace
@@ -36,5 +37,7 @@ def sibling(recipe: Recipe) -> Recipe:
         paper_top1=None,
         paper_top5=None,
     )
+    if small.flip_rate is not None:
+        return small
     rates = small.learning_rates(GENERATED_TRAIN).tolist()
     return replace(small, latent_decay=decay_for_flip_rate(FLIPS_PER_STEP, rates, small.momentum))

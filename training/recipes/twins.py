@@ -1,4 +1,5 @@
-"""The rows that the paper's tables repeat for every network: the boundary and the float twin.
+"""Twins of a recipe: the boundary and the float net, which the paper's tables repeat for every
+network, and plain sign with its flips asked for, which is ours.
 
 A claim belongs to one row, so a twin never keeps that of the recipe it is made from.
 """
@@ -31,4 +32,32 @@ def full_precision(recipe: Recipe, *, top1: float, top5: float | None = None) ->
         input_quantizer=None,
         paper_top1=top1,
         paper_top5=top5,
+    )
+
+
+def geodesic(recipe: Recipe) -> Recipe:
+    """What we would train: plain sign by `optimizers.default` (measured in docs/evidence.md).
+
+    Nets whose blocks add up to what is binarized get RBNN's activation, by which VGGSmall gains
+    nothing.
+    """
+    adds_up = recipe.model != "vgg_small"
+    activation = "RBNN's activation, " if adds_up else ""
+    return replace(
+        recipe,
+        name=f"{recipe.name}-geodesic",
+        source=f"ours: plain sign whose flips are asked for, {activation}Adam for the rest "
+        "(docs/evidence.md)",
+        kernel_quantizer="ste_sign",
+        input_quantizer="rbnn_sign" if adds_up else recipe.input_quantizer,
+        optimizer="adam",
+        learning_rate=0.003,
+        threshold_rate=10.0,
+        base_point_step="toward",
+        base_point_rate=5.0,
+        latent_decay=recipe.weight_decay,  # without effect on flips that are asked for
+        flip_rate=0.02,
+        flip_memory=0.07,
+        paper_top1=None,
+        paper_top5=None,
     )
