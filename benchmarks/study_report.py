@@ -79,8 +79,8 @@ images, 60 steps an epoch, and `hard` the same in more noise. ResNets and Bi-Rea
 the one net at full width. Cases with a star had a part in the choice of a setting, or were looked
 at before one.
 
-A setting is written as `hbnn compare` takes it: a quantizer, then fields of the recipe; `decay_sum=`
-and `teacher=` are known to `benchmarks/study.py` alone.
+A setting is written as `hbnn compare` takes it: a quantizer, then fields of the recipe. Only
+`benchmarks/study.py` knows `decay_sum=` and `teacher=`.
 `flip_rate` is the share of weights asked to flip in the first step; along the cosine the mean is
 half of it.
 

@@ -145,6 +145,44 @@ def test_methods_change_the_quantizer_and_the_fields_they_name(words, kernel, in
     assert set(TINY.differences(changed)) <= {"kernel_quantizer", "input_quantizer", "r"}
 
 
+@pytest.mark.parametrize(
+    "words, activation, own",
+    [
+        ("recu", "approx_sign", "recu_sign"),
+        ("irnet+hyperbolic:r=1", "ste_sign", "ede_sign"),
+        ("rbnn", "approx_sign", "rbnn_sign"),
+        ("fda", "approx_sign", "fourier_sign"),
+        ("rbnn", "rbnn_sign", None),
+        ("recu:input_quantizer=ste_sign", "approx_sign", None),  # as somebody asked
+        ("recu", None, None),
+        ("slb", "approx_sign", None),
+        ("hyperbolic", "approx_sign", None),
+    ],
+)
+def test_a_kernel_without_the_activation_it_was_published_with_is_named(words, activation, own):
+    recipe = TINY.changed(input_quantizer=activation)
+    remark = compare._not_as_published(words, compare.method(recipe, words))
+    if own is None:
+        assert remark is None
+    else:
+        assert remark == (
+            f"{words}: its kernel alone, with the recipe's activation {activation}; as published "
+            f"it is {words}:input_quantizer={own}"
+        )
+
+
+def test_compare_says_so_before_it_trains(tmp_path, tiny, trained):
+    said = []
+
+    def say(line):
+        said.append((line, len(trained)))
+
+    compare.compare(TINY, ["ste_sign", "recu"], tmp_path, seeds=2, dataset=tiny, say=say)
+    remark = compare._not_as_published("recu", compare.method(TINY, "recu"))
+    assert said[0] == (remark, 0) and len(trained) == 4
+    assert [line for line, _ in said].count(remark) == 1
+
+
 def test_compare_trains_every_method_and_seed_once(tmp_path, tiny, trained):
     arguments = {"seeds": 2, "dataset": tiny, "say": silent}
     outcome = compare.compare(TINY, ["ste_sign", "float"], tmp_path, **arguments)

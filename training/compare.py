@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from hbnn_larq import files, plots
+from hbnn_larq import files, plots, rivals
 from hbnn_larq.training import data, run
 from hbnn_larq.training.recipe import CLAIMS, Recipe
 from hbnn_larq.training.repeats import accuracy, paired_difference, repeat, require_no_run, spread
@@ -77,6 +77,18 @@ def method(recipe: Recipe, words: str) -> Recipe:
     return recipe.changed(**values)
 
 
+def _not_as_published(words: str, changed: Recipe) -> str | None:
+    """A remark on a rival's kernel that nobody told which activation to take."""
+    host = words.split(":")[0].split("+")[0]
+    own, taken = rivals.OWN_ACTIVATIONS.get(host), changed.input_quantizer
+    if own in (None, taken) or taken is None or ":input_quantizer=" in words:
+        return None
+    return (
+        f"{words}: its kernel alone, with the recipe's activation {taken}; as published it is "
+        f"{words}:input_quantizer={own}"
+    )
+
+
 def folder_of(words: str) -> str:
     """Name of the folder of a method's runs: one folder, whatever a value holds."""
     plain = words.replace(":", "-")
@@ -137,6 +149,9 @@ def compare(
     for changed in recipes.values():  # a misspelt method shows now, not after the others have run
         run.build_model(changed, dataset.image_shape, dataset.num_classes)
     tf.keras.backend.clear_session()
+    for words, changed in recipes.items():
+        if remark := _not_as_published(words, changed):
+            say(remark)
     results: dict[str, list[dict[str, Any]]] = {}
     for words, changed in recipes.items():
         try:

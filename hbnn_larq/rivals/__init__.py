@@ -55,10 +55,19 @@ from hbnn_larq.rivals.xnor_plus_plus import RankOneScale, XNORPlusPlus
 _utils.register_alias("xnor")(_MagnitudeAwareSign)
 _utils.register_alias("bireal")(_MagnitudeAwareSign)
 
+# Kernels that were published with an activation of their own.
+OWN_ACTIVATIONS = {
+    "irnet": "ede_sign",
+    "recu": "recu_sign",
+    "rbnn": "rbnn_sign",
+    "fda": "fourier_sign",
+}
+
 __all__ = [
     "CMIM",
     "DSQ",
     "FDA",
+    "OWN_ACTIVATIONS",
     "RBNN",
     "SLB",
     "ABCNet",
