@@ -165,13 +165,8 @@ def test_monitor_under_a_strategy(on_two_devices):
     assert "Error" not in out
 
 
-@pytest.mark.parametrize(
-    "rate",
-    [
-        "tf.keras.optimizers.schedules.CosineDecay(0.02, 8)",
-        pytest.param("0.02", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", ["tf.keras.optimizers.schedules.CosineDecay(0.02, 8)", "0.02"])
 def test_asked_flips_are_read_under_a_strategy(on_two_devices, rate):
     """By the monitor in each step, and by the doctor after `fit`."""
     out = on_two_devices(

@@ -180,6 +180,7 @@ def test_images_are_compared_with_others_only():
     assert set(every) == set(range(IMAGES)) - {7}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_taken_up_again_ends_the_same(rng, tmp_path):
     x, y = content(rng)
     whole, _ = taught(negatives=5)

@@ -33,7 +33,9 @@ def test_files_named_in_the_text_exist(page):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["loss_surface", "method", "rivals", "zoo"])
+@pytest.mark.parametrize(
+    "page", ["loss_surface", "method", pytest.param("rivals", marks=pytest.mark.slow), "zoo"]
+)
 def test_code_runs_as_pasted(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")

@@ -237,7 +237,10 @@ def test_a_healthy_net_gets_none(quantizer):
     assert doctor.examine(model, optimizer=MobiusSGD(0.1, latent_decay=5e-4), images=images) == []
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if "34" in n else n for n in zoo.MODELS],
+)
 def test_the_zoo_is_healthy(name):
     model = getattr(zoo, name)(input_shape=(64, 64, 3), num_classes=10)
     findings = doctor.examine(model)

@@ -432,6 +432,7 @@ def test_traced_once(rng):
     assert train.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow
 def test_two_devices_and_half_precision_train_as_one(on_two_devices):
     printed = on_two_devices(
         """

@@ -82,6 +82,7 @@ def test_each_group_decays_at_its_own_rate():
         np.testing.assert_allclose(new, old * (1 - rate * 0.5), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_devices_decay_as_one(on_two_devices):
     printed = on_two_devices("""
         import numpy as np, tensorflow as tf, larq as lq, hbnn_larq

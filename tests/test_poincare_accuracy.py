@@ -120,7 +120,7 @@ def test_expmap_per_layer(rng, shape, r):
         check_expmap(*kernel, r, tuple(range(len(shape))), tolerance)
 
 
-@pytest.mark.parametrize("r", (1e-4, 5.0))
+@pytest.mark.parametrize("r", [pytest.param(1e-4, marks=pytest.mark.slow), 5.0])
 @pytest.mark.parametrize("shape", [(3, 3, 32, 32), (1000, 10)], ids=str)
 def test_expmap_per_larger_layer(rng, shape, r):
     p, v, dw, tolerances = sweep(
@@ -131,7 +131,9 @@ def test_expmap_per_larger_layer(rng, shape, r):
         check_expmap(*kernel, r, tuple(range(len(shape))), tolerance)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 64, 64), (3, 3, 127, 61)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 64, 64), pytest.param((3, 3, 127, 61), marks=pytest.mark.slow)], ids=str
+)
 def test_expmap_of_real_kernels(rng, shape):
     """He-normal kernels, every filter exact, and shapes that no block size divides."""
     fan_in = np.prod(shape[:3])

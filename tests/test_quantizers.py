@@ -304,7 +304,9 @@ def test_alias(alias):
     assert type(lq.quantizers.get(alias)) is KINDS[alias]
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".h5", ""], ids=["keras", "h5", "saved_model"])
+@pytest.mark.parametrize(
+    "suffix", [".keras", ".h5", pytest.param("", marks=pytest.mark.slow, id="saved_model")]
+)
 def test_a_saved_model_is_the_same_model(kind, suffix, tmp_path, rng):
     model, x = trained_model(kind(), rng)
     path = tmp_path / f"model{suffix}"
@@ -471,6 +473,7 @@ def test_float64_layers_stay_float64(rng):
     assert layer.kernel_quantizer.base_points[0].dtype == tf.float64
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(on_two_devices):
     printed = on_two_devices(
         """

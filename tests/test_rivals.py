@@ -455,7 +455,7 @@ def test_epochs_move_the_rotations_of_rbnn(rng):
         np.testing.assert_allclose(new.T @ new, np.eye(len(new)), atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [None, 2])
+@pytest.mark.parametrize("steps", [None, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("alias", ["irnet", "recu", "rbnn", "slb", "md_tanh"])
 def test_two_calls_of_fit_are_one(alias, steps, tmp_path, rng):
     """Saved after two epochs, loaded and gone on: the weights of the unbroken run, bit for bit."""

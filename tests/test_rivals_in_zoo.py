@@ -77,8 +77,10 @@ def goes_through_everything(model, path, rng):
     return held
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_every_rival_in_a_network(kernel, tmp_path, rng):
+# Those that keep variables, those whose scale is learned, and one that is but a function: all of
+# them are among the slow.
+@pytest.mark.parametrize("kernel", ["rbnn", "recu", "slb", "xnor_plus_plus", "dorefa"])
+def test_a_rival_in_a_network(kernel, tmp_path, rng):
     assert goes_through_everything(network("VGGSmall", kernel), tmp_path / "m.keras", rng) == {
         "larq"
     }
@@ -204,7 +206,8 @@ def tiny_data():
     return data.generated((8, 8, 1), 3, train=30, validation=9, test=9, difficulty=0.2)
 
 
-@pytest.mark.parametrize("kernel", ["rbnn", pytest.param("slb", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["rbnn", "slb"])
 def test_a_stopped_run_resumes_exactly(kernel, tmp_path):
     """Stopped within an epoch and at the end of one: the weights of the unbroken run."""
     recipe, dataset = tiny_recipe(kernel_quantizer=kernel, input_quantizer="ede_sign"), tiny_data()

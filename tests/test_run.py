@@ -231,7 +231,9 @@ class Crash(Exception):
     [
         (TINY, 1),
         pytest.param(TINY, 3, marks=pytest.mark.slow),
-        (TINY.changed(kernel_quantizer="md_tanh", clock="step"), 1),
+        pytest.param(
+            TINY.changed(kernel_quantizer="md_tanh", clock="step"), 1, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_crashed_and_resumed_run_equals_the_unbroken_one(
@@ -676,6 +678,7 @@ def test_label_smoothing_is_that_of_keras(tiny):
     assert step(images, labels).loss == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_state_of_loss_scaling_is_resumed_exactly(tmp_path, tiny, monkeypatch):
     """Doubled every three finite steps: stopped at a fourth, it must not begin anew."""
     build = models.build_optimizer

@@ -308,7 +308,11 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     "moment",
-    [pytest.param("in the first trial", marks=pytest.mark.slow), "in the second", "between two"],
+    [
+        pytest.param("in the first trial", marks=pytest.mark.slow),
+        "in the second",
+        pytest.param("between two", marks=pytest.mark.slow),
+    ],
 )
 def test_a_grid_killed_with_trials_to_come_tries_them_all(
     tmp_path, tiny, trained, monkeypatch, moment
@@ -397,6 +401,7 @@ def test_damaged_state_of_the_tuner_is_named_with_the_way_out(tmp_path, tiny, tr
     assert search.search(recipe, tmp_path, **arguments) == before and len(trained) == 2
 
 
+@pytest.mark.slow
 def test_one_search_gives_the_table_of_ball_and_boundary(tmp_path, tiny, trained):
     outcome = search.search(
         TINY, tmp_path, radii=[1.0, 0.1], seeds=2, dataset=tiny, say=silent,

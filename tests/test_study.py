@@ -568,10 +568,8 @@ def test_what_base_points_do_is_shown_beside_plain_sign_at_the_same_point(study,
     assert len(rows) == 2 + len(study.POINTS)
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["ste_sign", pytest.param("irnet:input_quantizer=ede_sign", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ste_sign", "irnet:input_quantizer=ede_sign"])
 def test_a_teacher_without_weight_changes_nothing(study, tmp_path, method):
     """Beside a teacher nets start, are fed and move on as without one."""
     from dataclasses import replace
@@ -605,16 +603,8 @@ def test_a_teacher_without_weight_changes_nothing(study, tmp_path, method):
     assert 0 <= line["test"] <= 100 and line["seconds"] > 0
 
 
-_SHARING = ("irnet:input_quantizer=ede_sign", "slb")
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        "ste_sign",
-        *(pytest.param(method, marks=pytest.mark.slow) for method in _SHARING),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ste_sign", "irnet:input_quantizer=ede_sign", "slb"])
 def test_runs_that_share_graphs_end_as_they_do_alone(study, tmp_path, method):
     from dataclasses import replace
 

@@ -58,9 +58,7 @@ def forms_and_quantizers():
     for form, quantizer in itertools.product(FORMS, QUANTIZERS):
         if form not in QUICK and quantizer not in ("hyperbolic", "1/32", "twin"):
             continue
-        quick = (form in QUICK and quantizer == "hyperbolic") or (
-            form == "VGGSmall" and quantizer in ("ste_sign", "1/32", "twin")
-        )
+        quick = form == "VGGSmall" and quantizer in ("hyperbolic", "ste_sign", "1/32", "twin")
         pairs.append((form, quantizer) if quick else slow(form, quantizer))
     return pairs
 

@@ -361,10 +361,7 @@ def test_unknown_name_lists_the_known():
 # Publishing
 
 
-@pytest.fixture
-def run(files, tmp_path):
-    """What `hbnn train` leaves behind, as far as publishing needs it."""
-    folder = tmp_path / "run"
+def run_folder(files, folder):
     folder.mkdir()
     shutil.copy(files / "model.keras", folder)
     recipe = Recipe("tiny", "a test", dataset="toys", model="vgg_small", width=1 / 16, seed=5)
@@ -382,8 +379,22 @@ def run(files, tmp_path):
 
 
 @pytest.fixture
-def mirror(run, tmp_path, monkeypatch):
-    row, card = publish(run, tmp_path / "mirror")
+def run(files, tmp_path):
+    """What `hbnn train` leaves behind, as far as publishing needs it."""
+    return run_folder(files, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def publication(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("publication")
+    return folder / "mirror", *publish(run_folder(files, folder / "run"), folder / "mirror")
+
+
+@pytest.fixture
+def mirror(publication, tmp_path, monkeypatch):
+    """A copy for this test alone, which may take it apart."""
+    published, row, card = publication
+    shutil.copytree(published, tmp_path / "mirror")
     monkeypatch.setenv(pretrained.BASE_VARIABLE, str(tmp_path / "mirror"))
     monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "mirror", row, card
@@ -698,7 +709,7 @@ def server(mirror, monkeypatch):
     handler = functools.partial(Handler, directory=str(mirror[0]))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.answer, server.cut_after, server.ranges = None, None, []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv(pretrained.BASE_VARIABLE, f"{server.url}/")
     yield server
