@@ -22,7 +22,8 @@ import tensorflow as tf
 
 from hbnn_larq import flip_rate, rebuilding
 from hbnn_larq.callbacks import base_point_flips, base_point_shares
-from hbnn_larq.edge.obstacles import obstacle
+from hbnn_larq.edge.obstacles import obstacle, outgrows
+from hbnn_larq.edge.rewrites import has_one_input_shape
 from hbnn_larq.layer_quantizers import LayerQuantizer
 from hbnn_larq.optimizers import GeodesicSGD, GroupedAdam, MobiusSGD
 from hbnn_larq.quantizers import BallQuantizer
@@ -424,12 +425,15 @@ def _padding(path: str, layer: Layer) -> Iterator[Finding]:
         and not tf.is_tensor(pad)
         and pad == 0
     ):
-        yield Finding(
-            "pad-values",
-            path,
-            "pads ±1 activations with 0, so the layer before cannot hand bits on in LCE",
-            "Set pad_values=1.0.",
-        )
+        message = "pads ±1 activations with 0, so the layer before cannot hand bits on in LCE"
+        if has_one_input_shape(layer):
+            size = layer.input_shape[1:3]
+            if outgrows(layer.kernel_size, layer.dilation_rate, size):
+                message += (
+                    f", and LCE sums them wrong around an image of {size[0]}x{size[1]}, smaller "
+                    "than the kernel: convert takes an addition to put that right"
+                )
+        yield Finding("pad-values", path, message, "Set pad_values=1.0.")
 
 
 def _fighting_constraint(path: str, layer: Layer) -> Iterator[Finding]:

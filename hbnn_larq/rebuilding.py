@@ -26,6 +26,7 @@ from hbnn_larq.layer_quantizers import filter_axis
 
 Layer: TypeAlias = tf.keras.layers.Layer
 Config: TypeAlias = dict[str, Any]
+Edit: TypeAlias = Callable[[Layer, Config], "Layer | None"]  # see `rebuild`
 
 # Larq's three quantizer arguments and the variable that each one quantizes.
 QUANTIZED_KERNELS = {
@@ -161,7 +162,7 @@ def load(path: str | os.PathLike[str], *, call: str) -> tf.keras.Model:
 
 def rebuild(
     model: tf.keras.Model,
-    edit: Callable[[Layer, Config], Layer | None],
+    edit: Edit,
     *,
     call: str,
 ) -> tuple[tf.keras.Model, list[tuple[Layer, Layer]]]:

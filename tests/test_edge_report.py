@@ -994,6 +994,105 @@ def test_a_rewrite_makes_the_file_smaller_and_keeps_the_logits(case):
     assert metadata.strip(convert(model, rewrites=others)) == metadata.strip(plain)
 
 
+# --- zeros around an image smaller than the kernel: LCE sums them wrong -------------------------
+
+# kernel, dilation, image, strides; and whether a side of the image is shorter than the kernel's.
+SMALL_IMAGES = [
+    (3, 1, (1, 1), 1, True),
+    (3, 1, (2, 2), 1, True),
+    (3, 1, (2, 2), 2, True),
+    (3, 1, (3, 3), 1, False),
+    (3, 1, (2, 8), 1, True),
+    ((1, 3), 1, (8, 2), 1, True),
+    ((1, 3), 1, (2, 8), 1, False),
+    (3, 2, (4, 4), 1, True),
+    (3, 2, (5, 5), 1, False),
+    (5, 1, (4, 8), 2, True),
+    (2, 1, (1, 1), 1, True),
+]
+
+
+def zero_padded(kernel, dilation, strides, **kwargs):
+    kwargs = {"kernel_quantizer": "ste_sign", "use_bias": False, **kwargs}
+    return lq.layers.QuantConv2D(
+        32, kernel, strides=strides, dilation_rate=dilation, padding="same", pad_values=0.0,
+        input_quantizer="ste_sign", name="small", **kwargs,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel, dilation, shape, strides, small", SMALL_IMAGES, ids=str)
+def test_zeros_around_a_small_image(kernel, dilation, shape, strides, small):
+    shape = (*shape, 32)
+    model = net(zero_padded(kernel, dilation, strides), shape=shape)
+    x = images(4, shape)
+    expected = model.predict(x, verbose=0)
+
+    plain = convert(model, rewrites=())
+    assert np.array_equal(predict(plain, x), expected) is not small
+    faults = report(model, plain).faults
+    named = [fault for fault in faults if "smaller than its" in fault]
+    assert len(named) == small, faults
+    for fault in named:
+        assert fault.startswith("small: zeros pad its image of ") and "wrong sums" in fault
+        assert 'rewrite "pad_with_ones"' in fault and "pad_values=1.0" in fault
+
+    tflite = convert(model)
+    assert op_names(tflite).count(BINARY_CONV) == 1
+    np.testing.assert_array_equal(predict(tflite, x), expected)
+    result = report(model, tflite, x)
+    assert result.ok, result.faults
+    assert [change["name"] for change in result.rewrites] == ["pad_with_ones"] * small
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"kernel_quantizer": "hyperbolic", "use_bias": True, "activation": "relu"},
+        {"kernel_quantizer": "magnitude_aware_sign"},
+        {"kernel_quantizer": scaled_with_a_dead_channel, "use_bias": True},
+    ],
+    ids=["bias and activation", "scales", "a scale of 0"],
+)
+@pytest.mark.parametrize("int8", [False, True])
+def test_zeros_around_a_small_image_in_a_net(kwargs, int8):
+    """As at the end of larq-zoo's Bi-Real Net on 64x64 pixels: shortcuts, and a sign behind."""
+    image = tf.keras.Input((4, 4, 32))
+    x = conv(32, "ste_sign", strides=2)(image)
+    x = shortcut = batch_norm()(x)
+    x = tf.keras.layers.Add()([batch_norm()(zero_padded(3, 1, 1, **kwargs)(x)), shortcut])
+    x = batch_norm()(conv(32, "ste_sign", "next", pad_values=0.0)(x))
+    x = tf.keras.layers.GlobalAveragePooling2D()(x)
+    model = randomize(tf.keras.Model(image, tf.keras.layers.Dense(10)(x)))
+    pictures = images(32, (4, 4, 32))
+    tflite = convert(model, int8_images=pictures if int8 else None)
+    result = report(model, tflite, pictures)
+    assert result.ok, result.faults
+    assert result.binary_placed == result.binary_asked == 3
+    mended = [c["layer"] for c in result.rewrites if c["name"] == "pad_with_ones"]
+    assert mended == ["small", "next"]
+
+
+def test_a_float_layer_is_padded_with_zeros_as_it_was():
+    """Weights alone are 1-bit: LCE has nothing to do with it."""
+    model = net(
+        lq.layers.QuantConv2D(32, 3, padding="same", kernel_quantizer="ste_sign"), shape=(2, 2, 32)
+    )
+    assert metadata.read(convert(model)).rewrites == ()
+
+
+def test_zeros_around_images_of_several_sizes_are_named():
+    image = tf.keras.Input((8, 8, 32))
+    shared, pool = zero_padded(3, 1, 1), tf.keras.layers.GlobalAveragePooling2D()
+    small = tf.keras.layers.AveragePooling2D(4)(image)
+    x = tf.keras.layers.Add()([pool(shared(image)), pool(shared(small))])
+    model = randomize(tf.keras.Model(image, x))
+    tflite = convert(model)
+    assert metadata.read(tflite).rewrites == ()
+    (fault,) = report(model, tflite, images()).faults[:1]
+    assert "small: zeros pad its image of 2x2" in fault
+    assert "pad_with_ones" not in fault and fault.endswith("Fix: pad_values=1.0.")
+
+
 def test_dense_to_conv_is_exact_to_the_last_bit():
     model = net(*REWRITE_CASES["dense_to_conv"]())
     folded = hbnn_larq.fold(model)
@@ -1134,6 +1233,18 @@ def test_an_unknown_rewrite_is_refused(converted):
         convert(converted[0], rewrites=["dens"])
 
 
+def test_a_long_sum_of_equal_weights_is_no_fault():
+    """Kernels of ±alpha in float, as in larq-zoo's DoReFaNet: sums in float32 were 1e-6 off."""
+    layer = lq.layers.QuantConv2D(
+        32, 5, kernel_quantizer="magnitude_aware_sign", use_bias=False, name="float",
+        input_quantizer=lq.quantizers.DoReFa(2),
+    )  # fmt: skip
+    model = net(layer, batch_norm(), shape=(6, 6, 96))
+    result = report(model, convert(model), images(4, (6, 6, 96)))
+    (fault,) = result.faults
+    assert "asked for 1-bit, computed by CONV_2D in float" in fault
+
+
 # --- int8 ---------------------------------------------------------------------------------------
 
 
@@ -1157,6 +1268,22 @@ def test_int8_reaches_only_what_lies_behind_the_last_sign():
     assert 1e-5 < result.agreement.followed_difference < 0.05
     assert "Dense computes in int8 (int8)" in result.to_markdown()
     assert not report(model, mutate(smaller, flip_one_bit), images()).ok
+
+
+def test_int8_goes_together_with_rewrites():
+    """It stopped at layers that a rewrite had put in the place of others."""
+    model = net(
+        conv(32, "hyperbolic"),
+        batch_norm(),
+        tf.keras.layers.Activation("hard_tanh"),
+        *flat(lq.layers.QuantDense(64, input_quantizer="ste_sign", kernel_quantizer="hyperbolic")),
+        tf.keras.layers.Dense(10),
+    )
+    tflite = convert(model, int8_images=images(60, seed=5))
+    result = report(model, tflite, images())
+    assert result.ok, result.faults
+    names = [change["name"] for change in result.rewrites]
+    assert names == ["drop_activations", "dense_to_conv", "int8"]
 
 
 # --- metadata -----------------------------------------------------------------------------------

@@ -22,11 +22,12 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 import hbnn_larq
 from hbnn_larq import files, rebuilding
 from hbnn_larq.edge import engine, metadata
-from hbnn_larq.edge.int8 import quantize_float_layers
+from hbnn_larq.edge.int8 import ranges_around_float_layers
 from hbnn_larq.edge.metadata import Preprocessing
-from hbnn_larq.edge.rewrites import REWRITES, rewrite
+from hbnn_larq.edge.rewrites import REWRITES, Rewrite, rewrite
 from hbnn_larq.edge.running import Interpreter
 from hbnn_larq.folding import fold
+from hbnn_larq.rebuilding import Edit
 
 __all__ = ["convert"]
 
@@ -65,9 +66,10 @@ def convert(
         path: where to write the file, or `None` to only return it. It is written under another
             name first and then moved, so no half-written file is ever left. A device such as
             `/dev/null` is written to as it is.
-        rewrites: changes that make the file smaller and leave the outputs as they are; all by
-            default, `()` for none. See `hbnn_larq.edge.rewrites.REWRITES`. One that would make
-            the file larger is skipped, and the report says so.
+        rewrites: changes that make the file smaller, or right where LCE would err, and leave the
+            outputs as they are; all by default, `()` for none. See
+            `hbnn_larq.edge.rewrites.REWRITES`. One for size that would make the file larger is
+            skipped, and the report says so.
         preprocessing: how pixels become the network's input; stored in the file, so that the
             device and `hbnn predict` do the same.
         labels: class names in output order; stored in the file.
@@ -94,12 +96,17 @@ def convert(
         labels = metadata.check_labels(labels, tf.nest.flatten(folded.output)[0].shape[-1], call)
     if preprocessing is not None:
         preprocessing.check_channels(folded.inputs[0].shape[-1], call)
-    rewritten, changes = rewrite(
-        folded, rewrites, call=call, size=lambda part: len(run_converter(freeze(part, call), call))
-    )
+    in_int8: Edit | None = None
+    int8_changes: list[Rewrite] = []
     if int8_images is not None:
-        rewritten, int8_changes = quantize_float_layers(rewritten, int8_images, call=call)
-        changes += int8_changes
+        in_int8, int8_changes = ranges_around_float_layers(folded, int8_images, call=call)
+    rewritten, changes = rewrite(
+        folded,
+        rewrites,
+        call=call,
+        size=lambda part: len(run_converter(freeze(part, call), call)),
+        also=in_int8,
+    )
     frozen = freeze(rewritten, call)
     frozen.job["quantize"] = int8_images is not None
     tflite = run_converter(frozen, call)
@@ -107,7 +114,7 @@ def convert(
     record = metadata.Metadata(
         preprocessing=preprocessing,
         labels=tuple(labels),
-        rewrites=tuple(asdict(change) for change in changes),
+        rewrites=tuple(asdict(change) for change in [*changes, *int8_changes]),
         made_by=f"hbnn_larq {hbnn_larq.__version__}",
     )
     tflite = metadata.attach(tflite, record)

@@ -6,7 +6,7 @@ Nothing here runs the model: what a file holds is read from the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -33,12 +33,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Op:
-    """One operator: its place in the file, its name, its inputs (None where absent), outputs."""
+    """One operator: its place in the file, its name, its inputs (None where absent), outputs.
+
+    `options` are those of an op of LCE, such as its strides.
+    """
 
     index: int
     name: str
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def constants(self) -> list[Tensor]:
@@ -113,13 +117,22 @@ class TFLiteFile:
         for index, op in enumerate(self.graph.operators):
             code = self.model.operatorCodes[op.opcodeIndex]
             number = max(code.builtinCode, code.deprecatedBuiltinCode)
-            custom = code.customCode
+            name = code.customCode.decode() if code.customCode else builtin[number]
             yield Op(
                 index,
-                custom.decode() if custom else builtin[number],
+                name,
                 tuple(None if i < 0 else self.tensor(i) for i in op.inputs),
                 tuple(self.tensor(i) for i in op.outputs),
+                _options(op.customOptions) if name.startswith("Lce") else {},
             )
+
+
+def _options(content: Any) -> dict[str, Any]:
+    if content is None or not len(content):
+        return {}
+    from flatbuffers import flexbuffers
+
+    return dict(flexbuffers.Loads(np.asarray(content, np.uint8).tobytes()))
 
 
 class _AlignedBuffer:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from hbnn_larq import rebuilding
 from hbnn_larq.edge.rewrites import Block, Rewrite
 from hbnn_larq.edge.running import as_inputs, inputs_of
-from hbnn_larq.rebuilding import Config, Layer
+from hbnn_larq.rebuilding import Config, Edit, Layer
 
 # Room beyond the images measured: a logit cut off at the end of its range loses its rank. (On the
 # digits the largest error fell from 11 % of the largest logit to 0.7 %.)
@@ -41,13 +41,13 @@ class FakeQuantize(tf.keras.layers.Layer):
         return tf.quantization.fake_quant_with_min_max_args(inputs, self.least, self.most, 8)
 
 
-def quantize_float_layers(
+def ranges_around_float_layers(
     model: tf.keras.Model, images: Any, *, call: str
-) -> tuple[tf.keras.Model, list[Rewrite]]:
-    """The model with ranges around its float layers, and the list of those layers.
+) -> tuple[Edit, list[Rewrite]]:
+    """An edit that puts ranges around float layers, and the list that it fills with those layers.
 
     # Arguments
-        model: a folded model.
+        model: the folded model that will be edited.
         images: representative inputs, preprocessed; an array or a list of arrays.
         call: the public call that is running.
     """
@@ -72,8 +72,7 @@ def quantize_float_layers(
         new.set_weights(layer.get_weights())
         return block
 
-    new, _ = rebuilding.rebuild(model, edit, call=call)
-    return new, changes
+    return edit, changes
 
 
 def _can_be_int8(layer: Layer) -> bool:

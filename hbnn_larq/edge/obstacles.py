@@ -4,6 +4,7 @@ doctor before a conversion and for the report after it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from hbnn_larq import rebuilding
 from hbnn_larq.folding import input_quantizer_gives
 from hbnn_larq.rebuilding import Layer
 
-__all__ = ["SIGN_QUANTIZERS", "ZERO_SCALE", "Obstacle", "obstacle"]
+__all__ = ["SIGN_QUANTIZERS", "ZERO_SCALE", "Obstacle", "obstacle", "outgrows"]
 
 SIGN_QUANTIZERS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
 ZERO_SCALE = 1.2e-7  # at and below it LCE takes the factor of a channel for 0
@@ -36,6 +37,18 @@ class Obstacle:
     reason: str
     fix: str
     mended_by: str | None = None
+
+
+def outgrows(kernel: Sequence[int], dilation: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether a kernel, dilated, is longer than a side of its image.
+
+    There LCE 0.16 sums wrong what is padded with zeros: it takes them off in front of the image and
+    behind it as if no kernel ever reached over both ends.
+
+    # Arguments
+        kernel, dilation, image: height and width.
+    """
+    return any(n < (k - 1) * d + 1 for k, d, n in zip(kernel, dilation, image, strict=True))
 
 
 def obstacle(layer: Layer, argument: str) -> Obstacle | None:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from hbnn_larq import rebuilding
 from hbnn_larq.edge.flatbuffer import BINARY_CONV, Op, TFLiteFile, unpack_bits
-from hbnn_larq.edge.obstacles import obstacle
+from hbnn_larq.edge.obstacles import obstacle, outgrows
 from hbnn_larq.edge.rewrites import has_one_input_shape
 from hbnn_larq.rebuilding import Layer
 
@@ -161,7 +161,9 @@ def _bits_in_padding(op: Op, channels: int) -> int:
 
 def _unlike(rows: np.ndarray, kernel: np.ndarray, is_float: bool) -> np.ndarray:
     """Rows that are not the kernel's times one factor, up to the rounding of their type."""
-    factor = np.sum(rows * kernel, axis=1) / np.maximum(np.sum(kernel**2, axis=1), 1e-30)
+    # Thousands of equal terms, summed in float32, are off by more than what is looked for.
+    along = np.sum(rows * kernel, axis=1, dtype=np.float64)
+    factor = along / np.maximum(np.sum(kernel**2, axis=1, dtype=np.float64), 1e-30)
     off = np.max(np.abs(rows - factor[:, np.newaxis] * kernel), axis=1)
     return off > (ROUNDED * np.max(np.abs(rows), axis=1) if is_float else ROUNDED_INT8)
 
@@ -212,6 +214,28 @@ def why_float(kernel: Kernel, file: TFLiteFile) -> tuple[str, str]:
         "compare the layer with one that converts: QuantConv2D with signs for input and kernel, "
         "padding 'same' with pad_values=1.0 or 'valid'",
     )
+
+
+def why_wrong(kernel: Kernel) -> tuple[str, str]:
+    """(reason, fix) for a kernel whose binary op LCE sums wrong, else blanks."""
+    for op in kernel.ops:
+        image, filters = op.inputs[0], op.inputs[1]
+        if op.name != BINARY_CONV or image is None or filters is None:
+            continue
+        size, sides = image.shape[1:3], filters.shape[1:3]
+        dilation = [op.options.get(f"dilation_{side}_factor", 1) for side in ("height", "width")]
+        same = op.options.get("padding", 0) == 0
+        if same and op.options.get("pad_values", 0) == 0 and outgrows(sides, dilation, size):
+            dilated = "" if dilation == [1, 1] else f", dilated by {dilation[0]}x{dilation[1]}"
+            fix = "pad_values=1.0"
+            if has_one_input_shape(kernel.layer):
+                fix = f'leave the rewrite "pad_with_ones" on in convert(), or {fix}'
+            return (
+                f"zeros pad its image of {size[0]}x{size[1]}, smaller than its "
+                f"{sides[0]}x{sides[1]} kernel{dilated}, and LCE computes wrong sums there",
+                fix,
+            )
+    return "", ""
 
 
 def op_counts(ops: list[Op]) -> Mapping[str, int]:

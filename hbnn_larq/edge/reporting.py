@@ -37,7 +37,8 @@ class LayerReport:
         weights: `"equal"`, or what differs.
         signs_compared, signs_differ, signs_unexplained: of the activations the layer reads,
             see `Agreement`; None for layers that are not binary in the file.
-        reason, fix: for a 1-bit kernel outside a binary op; empty otherwise.
+        reason, fix: for a 1-bit kernel outside a binary op, or in one that LCE sums wrong; empty
+            otherwise.
     """
 
     layer: str
@@ -219,6 +220,8 @@ def _layer_report(
         if skipped is not None:
             reason += f", and as a rewritten one it is {skipped}"
             fix = "make this layer float: binary it would cost more than it saves"
+    elif is_binary:
+        reason, fix = placement.why_wrong(kernel)
     signs = agreement.signs.get(kernel.path) if agreement else None
     per_filter = kernel.rows.shape[1]
     channels = kernel.layer_channels
@@ -260,6 +263,8 @@ def _faults(layer: LayerReport) -> list[str]:
             f"{layer.layer}: asked for {layer.asked}, {where} in float: {layer.reason}. "
             f"Fix: {layer.fix}."
         )
+    elif layer.reason:
+        faults.append(f"{layer.layer}: {layer.reason}. Fix: {layer.fix}.")
     if layer.weights not in ("equal", "not in the file"):
         faults.append(f"{layer.layer}: {layer.weights}")
     if layer.asked != "float" and layer.weights == "not in the file":
@@ -315,7 +320,7 @@ def _markdown(r: Report) -> list[str]:
         "",
         "Ops: " + ", ".join(f"{name} {count}" for name, count in sorted(r.ops.items())) + ".",
     ]
-    for title, skipped in (("Rewritten for size:", False), ("Not rewritten:", True)):
+    for title, skipped in (("Rewritten:", False), ("Not rewritten:", True)):
         changes = [c for c in r.rewrites if c.get("skipped", False) is skipped]
         lines += ["", title] * bool(changes)
         lines += [f"- {c['layer']}: {c['change']} ({c['name']})" for c in changes]

@@ -1,9 +1,9 @@
-"""Rewrites of a folded model after which the LCE file is smaller and its outputs are the same.
+"""Rewrites of a folded model after which the LCE file is smaller, or right where LCE would err.
 
 Each is one entry of `REWRITES` and can be left out by name: a function that looks at one layer of
-a folded model and returns what is to stand in its place, with a line for the report. Where that
-might make the file larger, as for a dense layer of a hundred weights, both are converted and
-weighed, and the smaller one stays.
+a folded model and returns what is to stand in its place, with a line for the report. Its outputs
+are those of the layer. Where one that is to save bytes might make the file larger, as for a dense
+layer of a hundred weights, both are converted and weighed, and the smaller one stays.
 The rewritten model is made to be converted; it is not meant to be saved.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq import rebuilding
-from hbnn_larq.edge.obstacles import SIGN_QUANTIZERS, ZERO_SCALE
-from hbnn_larq.rebuilding import Config, Layer
+from hbnn_larq.edge.obstacles import SIGN_QUANTIZERS, ZERO_SCALE, obstacle, outgrows
+from hbnn_larq.rebuilding import Config, Edit, Layer
 
 __all__ = ["REWRITES", "Rewrite", "rewrite"]
 
@@ -77,6 +77,7 @@ def rewrite(
     *,
     call: str,
     size: Callable[[tf.keras.Model], int],
+    also: Edit | None = None,
 ) -> tuple[tf.keras.Model, list[Rewrite]]:
     """Applies the named rewrites to a folded model, each where it does not make the file larger.
 
@@ -85,6 +86,7 @@ def rewrite(
         names: of the rewrites to apply.
         call: the public call that is running.
         size: converts a model and gives the bytes of its file.
+        also: an edit for layers that no rewrite touches, made in the same go.
 
     # Returns
         The new model (or the same one, where nothing was to be done) and the list of changes.
@@ -110,16 +112,16 @@ def rewrite(
             if result is None:
                 continue
             new, change = result
-            growth = _growth(layer, config, new, size)
+            growth = 0 if name in CORRECTIONS else _growth(layer, config, new, size)
             if growth > 0:
                 change = f"left as it is: the file would be {growth} bytes larger"
             changes.append(Rewrite(name, layer.name, change, skipped=growth > 0))
             if growth <= 0:
                 return new
-        return None
+        return also(layer, config) if also is not None else None
 
     new, _ = rebuilding.rebuild(model, edit, call=call)
-    done = any(not change.skipped for change in changes)
+    done = also is not None or any(not change.skipped for change in changes)
     return (new, changes) if done else (model, changes)
 
 
@@ -221,6 +223,62 @@ def split_scales(layer: Layer, config: Config, _: Collection[int]) -> tuple[Laye
     return block, f"±1 kernel and a factor per channel, {dead} of {scale.size} factors being 0"
 
 
+def pad_with_ones(layer: Layer, config: Config, _: Collection[int]) -> tuple[Layer, str] | None:
+    """Zeros around an image smaller than the kernel become ones, whose share is taken off again.
+
+    LCE sums wrong there (`obstacles.outgrows`). What ones around an image add to a sum depends on
+    the place and the channel alone: it is the sum of the weights that stand outside. Sums of ±1
+    are whole numbers, so the outputs are equal bit for bit; factors of a scaled sign go behind, as
+    in `split_scales`.
+    """
+    if type(layer) is not lq.layers.QuantConv2D or not has_one_input_shape(layer):
+        return None
+    if layer.padding != "same" or tf.is_tensor(layer.pad_values) or layer.pad_values != 0:
+        return None
+    parts = _signs_and_scale(layer)
+    found = obstacle(layer, "kernel_quantizer")
+    if parts is None or not (found is None or found.mended_by == "split_scales"):
+        return None
+    size = layer.input_shape[1:3]
+    if not outgrows(layer.kernel_size, layer.dilation_rate, size):
+        return None
+    signs, scale = parts
+    inside = tf.nn.conv2d(
+        tf.ones((1, *layer.input_shape[1:])),
+        signs,
+        layer.strides,
+        "SAME",
+        dilations=layer.dilation_rate,
+    )
+    outside = np.sum(signs, axis=(0, 1, 2)) - inside[0].numpy()
+    conv_config = {
+        **config,
+        "pad_values": 1.0,
+        "kernel_quantizer": lq.quantizers.SteSign(name="ste_sign"),
+        "use_bias": False,
+        "activation": "linear",
+    }
+    conv = lq.layers.QuantConv2D.from_config(rebuilding.as_float32(conv_config))
+    block = Block(
+        [
+            tf.keras.Input(layer.input_shape[1:]),
+            conv,
+            # Moves nothing, and keeps the converter from an addition over height and width right
+            # behind a binary convolution, of which it makes a file that does not load.
+            tf.keras.layers.MaxPool2D(1),
+            tf.keras.layers.Rescaling(1.0, (-outside).tolist()),
+            *_behind_signs(layer, config, scale),
+        ],
+        layer.name,
+    )
+    conv.set_weights([signs])
+    image, kernel = ("x".join(map(str, side)) for side in (size, layer.kernel_size))
+    return block, (
+        f"padded with ones, whose share is taken off behind it: LCE sums zeros wrong around an "
+        f"image of {image}, smaller than its {kernel} kernel"
+    )
+
+
 def has_one_input_shape(layer: Layer) -> bool:
     """Not so in a wrapper, where Keras knows none, and where the inputs of calls differ."""
     return None not in getattr(layer, "input_shape", (None, None))[1:]
@@ -251,8 +309,11 @@ def _behind_signs(layer: Layer, config: Config, scale: np.ndarray) -> list[Layer
 REWRITES: dict[str, Callable[[Layer, Config, Collection[int]], tuple[Layer, str] | None]] = {
     "dense_to_conv": dense_to_conv,
     "drop_activations": drop_activations,
+    "pad_with_ones": pad_with_ones,
     "split_scales": split_scales,
 }
+# Not for size: they stay though the file gets larger.
+CORRECTIONS = ("pad_with_ones",)
 
 
 def _keeps_sign(layer: Layer) -> bool:

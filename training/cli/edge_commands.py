@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-REWRITES = ("dense_to_conv", "drop_activations", "split_scales")
+REWRITES = ("dense_to_conv", "drop_activations", "pad_with_ones", "split_scales")
 IMAGES = 64
 
 
@@ -51,7 +51,8 @@ def register(commands: Any) -> None:
         action="append",
         default=[],
         choices=(*REWRITES, "all"),
-        help="leave out a rewrite that makes the file smaller; may be given several times",
+        help="leave out a rewrite, made for the size of the file or around a fault of LCE; may be "
+        "given several times",
     )
     convert.add_argument(
         "--int8",
