@@ -972,6 +972,10 @@ MORE_CASES = {
         ),
     ),
     "almost dead channel": ("split_scales", lambda: [conv(32, almost_dead), batch_norm()]),
+    "dead channel behind inputs with a clock": (
+        "split_scales",
+        lambda: [conv(32, scaled_with_a_dead_channel, input_quantizer="rbnn_sign"), batch_norm()],
+    ),
 }
 ALL_CASES = {**{name: (name, layers) for name, layers in REWRITE_CASES.items()}, **MORE_CASES}
 
@@ -1013,10 +1017,12 @@ SMALL_IMAGES = [
 
 
 def zero_padded(kernel, dilation, strides, **kwargs):
-    kwargs = {"kernel_quantizer": "ste_sign", "use_bias": False, **kwargs}
+    kwargs = {
+        "kernel_quantizer": "ste_sign", "input_quantizer": "ste_sign", "use_bias": False, **kwargs,
+    }  # fmt: skip
     return lq.layers.QuantConv2D(
         32, kernel, strides=strides, dilation_rate=dilation, padding="same", pad_values=0.0,
-        input_quantizer="ste_sign", name="small", **kwargs,
+        name="small", **kwargs,
     )  # fmt: skip
 
 
@@ -1050,8 +1056,9 @@ def test_zeros_around_a_small_image(kernel, dilation, shape, strides, small):
         {"kernel_quantizer": "hyperbolic", "use_bias": True, "activation": "relu"},
         {"kernel_quantizer": "magnitude_aware_sign"},
         {"kernel_quantizer": scaled_with_a_dead_channel, "use_bias": True},
+        {"input_quantizer": "rbnn_sign"},
     ],
-    ids=["bias and activation", "scales", "a scale of 0"],
+    ids=["bias and activation", "scales", "a scale of 0", "inputs with a clock"],
 )
 @pytest.mark.parametrize("int8", [False, True])
 def test_zeros_around_a_small_image_in_a_net(kwargs, int8):

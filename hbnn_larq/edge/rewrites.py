@@ -209,16 +209,10 @@ def split_scales(layer: Layer, config: Config, _: Collection[int]) -> tuple[Laye
     if parts is None or np.all(parts[1] > ZERO_SCALE) or not np.any(parts[1]):
         return None
     signs, scale = parts
-    conv_config = {
-        **config,
-        "kernel_quantizer": lq.quantizers.SteSign(name="ste_sign"),
-        "use_bias": False,
-        "activation": "linear",
-    }
-    conv = lq.layers.QuantConv2D.from_config(rebuilding.as_float32(conv_config))
+    conv = _of_signs(config)
     shape = tf.keras.Input(layer.input_shape[1:])
     block = Block([shape, conv, *_behind_signs(layer, config, scale)], layer.name)
-    conv.set_weights([signs])
+    _fill(conv, signs, layer)
     dead = int(np.sum(scale <= ZERO_SCALE))
     return block, f"±1 kernel and a factor per channel, {dead} of {scale.size} factors being 0"
 
@@ -251,14 +245,7 @@ def pad_with_ones(layer: Layer, config: Config, _: Collection[int]) -> tuple[Lay
         dilations=layer.dilation_rate,
     )
     outside = np.sum(signs, axis=(0, 1, 2)) - inside[0].numpy()
-    conv_config = {
-        **config,
-        "pad_values": 1.0,
-        "kernel_quantizer": lq.quantizers.SteSign(name="ste_sign"),
-        "use_bias": False,
-        "activation": "linear",
-    }
-    conv = lq.layers.QuantConv2D.from_config(rebuilding.as_float32(conv_config))
+    conv = _of_signs({**config, "pad_values": 1.0})
     block = Block(
         [
             tf.keras.Input(layer.input_shape[1:]),
@@ -271,7 +258,7 @@ def pad_with_ones(layer: Layer, config: Config, _: Collection[int]) -> tuple[Lay
         ],
         layer.name,
     )
-    conv.set_weights([signs])
+    _fill(conv, signs, layer)
     image, kernel = ("x".join(map(str, side)) for side in (size, layer.kernel_size))
     return block, (
         f"padded with ones, whose share is taken off behind it: LCE sums zeros wrong around an "
@@ -292,6 +279,24 @@ def _signs_and_scale(layer: Layer) -> tuple[np.ndarray, np.ndarray] | None:
     scale = np.abs(value).reshape(-1, value.shape[-1]).max(0)
     signs = np.where(value < 0, -1, 1).astype(np.float32)
     return (signs, scale) if np.array_equal(signs * scale, value) else None
+
+
+def _of_signs(config: Config) -> lq.layers.QuantConv2D:
+    """The convolution of this config with a plain sign for a kernel and nothing behind it."""
+    plain = {
+        **config,
+        "kernel_quantizer": lq.quantizers.SteSign(name="ste_sign"),
+        "use_bias": False,
+        "activation": "linear",
+    }
+    return lq.layers.QuantConv2D.from_config(rebuilding.as_float32(plain))
+
+
+def _fill(conv: Layer, signs: np.ndarray, layer: Layer) -> None:
+    """The signs, and what the input quantizer of the layer keeps, such as a clock."""
+    conv.kernel.assign(signs)
+    if isinstance(layer.input_quantizer, tf.keras.layers.Layer):
+        conv.input_quantizer.set_weights(layer.input_quantizer.get_weights())
 
 
 def _behind_signs(layer: Layer, config: Config, scale: np.ndarray) -> list[Layer]:
