@@ -786,7 +786,9 @@ def residual_net(seed):
     return randomize(tf.keras.Model(image, x, name="residual"), seed)
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(
+    scope="module", params=[0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))]
+)
 def deep(request):
     tf.keras.utils.set_random_seed(request.param)
     model = residual_net(request.param)

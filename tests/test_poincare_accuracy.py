@@ -121,7 +121,9 @@ def test_expmap_per_layer(rng, shape, r):
 
 
 @pytest.mark.parametrize("r", [pytest.param(1e-4, marks=pytest.mark.slow), 5.0])
-@pytest.mark.parametrize("shape", [(3, 3, 32, 32), (1000, 10)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 32, 32), pytest.param((1000, 10), marks=pytest.mark.slow)], ids=str
+)
 def test_expmap_per_larger_layer(rng, shape, r):
     p, v, dw, tolerances = sweep(
         np.prod(shape), r, rng, p_sizes=(0.5, 0.99999), v_norms=(0.0, 1e-3, 30.0, 3e38)

@@ -217,9 +217,18 @@ def test_settings_survive_the_config():
         assert {name: config[name] for name in values} == values, kind
 
 
+# The quick run has every way to hold state: none, a clock, a rotation, latents of a value axis.
+KEPT = ["xnor", "irnet", "rbnn", "recu", "slb", "dsq", "xnor_plus_plus"]
+
+
 @pytest.mark.parametrize(
     ("kernel", "inputs"),
-    [*((k, "approx_sign") for k in KERNELS), *(("irnet", i) for i in INPUTS)],
+    [
+        *((k, "approx_sign") for k in KEPT),
+        *(("irnet", i) for i in ("ede_sign", "rbnn_sign")),
+        *(pytest.param(k, "approx_sign", marks=pytest.mark.slow) for k in KERNELS if k not in KEPT),
+        *(pytest.param("irnet", i, marks=pytest.mark.slow) for i in ("fourier_sign", "recu_sign")),
+    ],
 )
 def test_a_kept_model_is_the_same_model(kernel, inputs, tmp_path, rng):
     model = small_model(kernel, inputs)
@@ -961,7 +970,7 @@ def test_a_tensor_says_as_well_whether_this_is_training(kernel, rng):
 
 
 @pytest.mark.parametrize("kernel", SOFT)
-@pytest.mark.parametrize("progress", [0.25, 1.0])
+@pytest.mark.parametrize("progress", [0.25, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_a_frozen_layer_is_as_hard_in_training(kernel, progress, rng):
     """As its batch normalization, which Keras freezes so; and its clock stands."""
     body = small_model(kernel)

@@ -7,7 +7,8 @@ import tensorflow as tf
 from hbnn_larq import poincare, span
 
 # Shapes that the folding widths (8, 16, 32) divide, and shapes that leave every kind of rest.
-SHAPES = [(2, 1), (3, 3, 4, 8), (3, 3, 17, 5), (1, 1, 129, 3), (640, 2), (1031, 1), (5, 7, 11)]
+SHAPES = [(2, 1), (3, 3, 4, 8), (3, 3, 17, 5), (1031, 1), (5, 7, 11)]
+MORE = [(1, 1, 129, 3), (640, 2)]
 
 
 def value_and_gradients(shape, axis, dtype="float32", sign=False):
@@ -20,7 +21,9 @@ def value_and_gradients(shape, axis, dtype="float32", sign=False):
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "columns"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, *(pytest.param(s, marks=pytest.mark.slow) for s in MORE)], ids=str
+)
 def test_compiled_equals_plain(shape, whole, monkeypatch):
     axis = tuple(range(len(shape) - (not whole)))
     monkeypatch.setenv("HBNN_LARQ_XLA", "1")

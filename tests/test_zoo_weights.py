@@ -555,7 +555,7 @@ def test_a_wrong_recipe_publishes_nothing(run, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["npz", "card", "registry"])
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("again", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_full_disk_publishes_nothing(part, again, run, mirror, tmp_path, monkeypatch):
     """Whichever of the three files does not fit: what was there stays as it was, and that is all"""
     folder = mirror[0] if again else tmp_path / "fresh"
