@@ -711,6 +711,7 @@ PLAN = [
     ("asked", "textures-resnet18-5"),
     ("asked", "digits-vgg-20"),
     ("matched", "textures-vgg-5"),
+    *[("matched", case) for case in ("digits-vgg-5", "digits-vgg-60")],
     ("asked", "digits-vgg-60"),
     ("tuned_adam", "digits-vgg-5"),
     ("tuned_adam", "textures-bireal18-5"),
