@@ -747,6 +747,7 @@ PLAN = [
     ("placebo", "textures-resnet18-5"),
     ("lead", "textures-resnet18-20"),
     ("placebo", "textures-vgg-20"),
+    *[("tuned", case) for case in ("digits-vgg-20", "digits-vgg-60")],
     ("matched", "textures-vgg-20"),
     ("lead", "textures-vgg-60"),
     ("lead", "textures-resnet18-60"),
