@@ -192,3 +192,17 @@ def test_a_file_that_vanishes_while_a_run_reads_is_named(home, tmp_path, monkeyp
     )
     with pytest.raises(ValueError, match=r"^step 0: the record at byte .* of .*train.tfrecord-"):
         run.fit(recipe, tmp_path / "run", dataset=loaded, say=silent)
+
+
+def test_no_iterator_waits_for_the_tuner_when_it_ends(home, monkeypatch):
+    tuned, begin = [], tf.data.Dataset.__iter__
+
+    def begins(self):
+        tuned.append(self.options().autotune.enabled)
+        return begin(self)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", begins)
+    loaded = data.load("imagenet", home, image_size=16, say=silent)
+    next(iter(data.training_batches(loaded, batch_size=5, epochs=2, seed=0)))
+    list(data.evaluation_batches(loaded, loaded.test))
+    assert tuned == [False] * 4  # two splits are scanned, then each read

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from hbnn_larq.training.recipe import listed
 from hbnn_larq.training.tfrecords import RecordSplit
+from hbnn_larq.training.untuned import untuned
 
 __all__ = [
     "Augmentation",
@@ -559,7 +560,7 @@ def training_batches(
         return (images, chosen) if with_indices else images, tf.gather(labels, chosen)
 
     first_epoch, inside = divmod(first_step, steps)
-    return (
+    return untuned(
         tf.data.Dataset.range(first_epoch, epochs)
         .flat_map(order)
         .skip(inside)
@@ -644,7 +645,7 @@ def evaluation_batches(
         return (tf.cast(images, tf.float32) - dataset.mean) / dataset.scale, labels
 
     batches = content.batch(batch_size).map(fill, num_parallel_calls=2, deterministic=True)
-    iterator = iter(batches.prefetch(2))
+    iterator = iter(untuned(batches.prefetch(2)))
     for first in range(0, len(split), batch_size):
         try:
             batch = next(iterator)

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from hbnn_larq.files import replaced
+from hbnn_larq.training.untuned import untuned
 
 __all__ = ["RecordSplit", "prepared", "read_split"]
 
@@ -148,9 +149,10 @@ def _scanned(files: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         return records.map(lambda length, label: tf.stack([number, length, label])).batch(1024)
 
     each = tf.data.Dataset.from_tensor_slices((np.arange(len(files)), list(files)))
-    each = each.interleave(scan, num_parallel_calls=tf.data.AUTOTUNE)
+    readers = os.cpu_count() or 1
+    each = each.interleave(scan, cycle_length=readers, num_parallel_calls=readers)
     try:
-        found = np.concatenate(list(each.as_numpy_iterator()))
+        found = np.concatenate(list(untuned(each).as_numpy_iterator()))
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         damaged = next(filter(_is_damaged, files), "a file")
         raise ValueError(
@@ -166,7 +168,7 @@ def _scanned(files: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_damaged(file: str) -> bool:
     try:
-        for _ in tf.data.TFRecordDataset(file):
+        for _ in untuned(tf.data.TFRecordDataset(file)):
             pass
     except tf.errors.DataLossError:
         return True
