@@ -9,9 +9,9 @@ Results are one JSON line per run in `docs/results/study.jsonl`, appended when t
 command can be stopped at any moment and given again; a finished run is never repeated.
 
 Rules. A *case* is a data set, a net and a budget in epochs. Settings are chosen by validation
-accuracy, on seeds of their own (100, 101, ...); a published row takes fresh seeds 0 to 4 and its
-test accuracy, after the last epoch, is read once. Plain sign is tuned in every case anew over a
-grid of learning rate and decay, and in the part `tuned` every method over the same grid;
+accuracy, on seeds of their own (100, 101, ...), whose lines hold no test accuracy; a published row
+takes that of fresh seeds 0 to 4, after the last epoch. Plain sign is tuned in every case anew over
+a grid of learning rate and decay, and in the part `tuned` every method over the same grid;
 `geodesic` is one setting for all cases, chosen once, on the validation split of `DEVELOPMENT`. The
 *placebo* is plain sign itself, tuned, on other seeds: the distance between two equal methods.
 """
@@ -39,6 +39,7 @@ from hbnn_larq.training.recipe import Recipe
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "study.jsonl"
 SEEDS = range(5)
 CHOOSING = (100, 101, 102)
+OF_TEST = ("test", "test_loss")
 PLACEBO = range(50, 55)
 
 _NETS = {
@@ -421,6 +422,8 @@ class Results:
                 self.lines[line["case"], line["method"], line["seed"]] = line
 
     def add(self, run: Run, line: dict[str, Any]) -> None:
+        if run.seed in CHOOSING:
+            line = {name: value for name, value in line.items() if name not in OF_TEST}
         line = {"case": run.case, "method": run.method, "seed": run.seed, **line}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
@@ -448,9 +451,9 @@ class Results:
             grid = grid_of(method, rates, sums)
             if not all((case, words, CHOOSING[0]) in self.lines for words in grid):
                 return grid
-            finalists = self.finalists(case, grid)
+            first = self.finalists(case, grid)[0]
             before = rates, sums
-            for words in {finalists[0], self._chosen(case, finalists) or finalists[0]}:
+            for words in {first, self._chosen(case, grid) or first}:
                 rate, total = point_of(words)
                 rates = _with_neighbours(rates, ALL_RATES, rate / scale(method))
                 sums = _with_neighbours(sums, ALL_SUMS, total)
@@ -462,19 +465,25 @@ class Results:
         grid = self.grid(case, method)
         if any((case, words, CHOOSING[0]) not in self.lines for words in grid):
             return None
-        return self._chosen(case, self.finalists(case, grid))
+        return self._chosen(case, grid)
 
-    def _chosen(self, case: str, finalists: list[str]) -> str | None:
-        """The best mean over all choosing seeds, once these are run."""
-        done = [len(self.values(case, words, CHOOSING, "validation")) for words in finalists]
-        if min(done) < len(CHOOSING):
+    def _chosen(self, case: str, grid: tuple[str, ...]) -> str | None:
+        """The best mean over all choosing seeds, once the finalists have run with these.
+
+        A finalist of the grid before it grew stays a candidate, whatever pushed it out since.
+        """
+        done = {words: len(self.values(case, words, CHOOSING, "validation")) for words in grid}
+        if min(done[words] for words in self.finalists(case, grid)) < len(CHOOSING):
             return None
-        return max(finalists, key=lambda words: self.mean(case, words, CHOOSING))
+        seen = [words for words in self._ranked(case, grid) if done[words] == len(CHOOSING)]
+        return max(seen, key=lambda words: self.mean(case, words, CHOOSING))
 
     def finalists(self, case: str, grid: tuple[str, ...]) -> list[str]:
         """The three best points of a grid on the first choosing seed."""
-        first = {words: self.mean(case, words, CHOOSING[:1]) for words in grid}
-        return sorted(grid, key=lambda words: -first[words])[:3]
+        return self._ranked(case, grid)[:3]
+
+    def _ranked(self, case: str, grid: tuple[str, ...]) -> list[str]:
+        return sorted(grid, key=lambda words: -self.mean(case, words, CHOOSING[:1]))
 
 
 def _with_neighbours(
@@ -704,6 +713,8 @@ PLAN = [
     ("confirm", "digits-vgg-5"),
     ("confirm", "textures-vgg-5"),
     ("maps", "textures-bireal18-5"),
+    *[("maps", case) for case in ("hard-vgg-5", "textures-resnet18-5", "digits-vgg-20")],
+    ("asked", "hard-vgg-5"),
     ("asked", "digits-vgg-5"),
     ("asked", "textures-vgg-5"),
     ("asked", "textures-bireal18-5"),

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from study import (
     ADAM_VARIANTS,
+    ALL_RATES,
+    ALL_SUMS,
     ASKED,
     AT_EACH_STEP,
     CHOOSING,
@@ -143,6 +145,8 @@ def write(results: Results, folder: Path) -> list[Path]:
     for compared in COMPARED:
         if rows := compared.rows(results):
             sections.append(_section(compared.title, compared.prose, rows))
+        if compared.methods and (flips := _flip_rows(results, compared.methods)):
+            sections.append(f"{FLIPS_OF_THE_SAME}\n\n{flips}")
     if _methods_plot(results, images / "methods.png"):
         files.append(images / "methods.png")
         sections.append("![Difference to plain sign of each method](study/methods.png)\n")
@@ -508,6 +512,13 @@ def _point(words: str) -> str:
     return f"lr {rate:g}, sum {total:g}"
 
 
+def _capped(words: str, method: str) -> bool:
+    """Whether a point lies where its grid could not grow any further."""
+    rate, total = point_of(words)
+    ends = [v * scale(method) for v in (ALL_RATES[0], ALL_RATES[-1])]
+    return any(math.isclose(rate, end) for end in ends) or total in (ALL_SUMS[0], ALL_SUMS[-1])
+
+
 def _grid_table(results: Results, case: str, name: str, method: str) -> str:
     grid = results.grid(case, method)
     rates = sorted({point_of(words)[0] for words in grid})
@@ -580,7 +591,8 @@ def _tuned_table(results: Results, case: str, optimizer: str, methods: dict[str,
         "",
         "Each method at the best of its own grid, chosen and grown as that of plain sign; test "
         "accuracy on fresh seeds, differences to tuned plain sign, and what is left of their "
-        f"intervals if they shall hold for {comparisons} methods at once. Robustness: worst and "
+        f"intervals if they shall hold for {comparisons} methods at once; ^ marks a point where "
+        "the grid could grow no further. Robustness: worst and "
         f"mean validation accuracy over the same {len(GRID)} points, one seed a point. The last "
         "rows are plain sign under settings that are tuned for no case.",
         "",
@@ -598,7 +610,8 @@ def _tuned_table(results: Results, case: str, optimizer: str, methods: dict[str,
             gain = _difference(results, case, words, rows[PLAIN], SEEDS)
         if name in rows:
             mean, worst = _over_grid(results, case, methods[name])
-            point, robust = _point(words), f"{worst}, {mean}"
+            point = _point(words) + ("^" if _capped(words, methods[name]) else "")
+            robust = f"{worst}, {mean}"
             wide = _paired(results, case, words, rows[PLAIN], comparisons=comparisons)
             if wide is not None and name != PLAIN:
                 for_all = f"[{wide.low:+.2f}, {wide.high:+.2f}]"
@@ -769,6 +782,33 @@ def _rows_by_case(results: Results, points: dict[str, dict[str, str]]) -> str:
             cells.append(f"{found.mean:.1f} ± {found.std:.1f}{gained}")
         mean = None if name == PLAIN else _mean_gain(results, name, points, whole)
         lines.append(f"| {' | '.join(cells)} | {'-' if mean is None else _brief(mean)} |")
+    return "\n".join(lines) + "\n"
+
+
+FLIPS_OF_THE_SAME = (
+    "Flips per step (%) of the same rows, and their information gain: the entropy of the share of "
+    "weights that differ from the start, bits."
+)
+
+
+def _flip_rows(results: Results, methods: dict[str, str]) -> str:
+    """Flips per step and information gain, mean over the published seeds."""
+    cases = _cases_of(results, dict.fromkeys(CASES, methods))
+    if not cases:
+        return ""
+    lines = [
+        "| method | " + " | ".join(map(_starred, cases)) + " |",
+        "|---" * (1 + len(cases)) + "|",
+    ]
+    for name, words in methods.items():
+        cells = [name]
+        for case in cases:
+            flips, gain = (
+                results.mean(case, words, SEEDS, what) for what in ("flips", "information_gain")
+            )
+            whole = _complete(results, case, words) and not math.isnan(flips)
+            cells.append(f"{100 * flips:.2f}, {gain:.3f}" if whole else "-")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -954,12 +994,21 @@ def _grid_plot(results: Results, case: str, path: Path) -> None:
 
 
 class Compared(NamedTuple):
-    """A table that stands on both pages; `rows` gives nothing while there is nothing to show."""
+    """A table that stands on both pages; `rows` gives nothing while there is nothing to show.
+
+    Where `methods` are all under one setting, the study shows their flips too.
+    """
 
     mark: str
     title: str
     prose: str
     rows: Callable[[Results], str]
+    methods: dict[str, str] | None = None
+
+
+def _under_one_setting(mark: str, title: str, prose: str, methods: dict[str, str]) -> Compared:
+    rows = partial(_rows_under_one_setting, methods=methods)
+    return Compared(mark, title, prose, rows, methods)
 
 
 COMPARED = (
@@ -973,7 +1022,7 @@ COMPARED = (
         f"{len(METHODS_ADAM) - 1} methods that are looked at together.",
         partial(_rows_each_tuned, optimizer="Adam"),
     ),
-    Compared(
+    _under_one_setting(
         "asked",
         "Methods under one setting that is not tuned",
         f"Each quantizer, with the activation that belongs to it, trained as `{ASKED[PLAIN]}`: the "
@@ -981,7 +1030,7 @@ COMPARED = (
         "accuracy, and difference to `ste_sign`, bold where its interval leaves 0. The last column "
         "is the difference of a seed's mean over the cases of the row; its interval is widened for "
         f"the {len(ASKED) - 1} methods that are looked at together.",
-        partial(_rows_under_one_setting, methods=ASKED),
+        ASKED,
     ),
     Compared(
         "clock",
@@ -992,12 +1041,12 @@ COMPARED = (
         "and to plain sign.",
         _clock_rows,
     ),
-    Compared(
+    _under_one_setting(
         "halves",
         "Kernels and activations of two rivals apart",
         f"`{GEODESIC_MEMORY}`, the default, with the kernel quantizer of a rival, its activation, "
         "or both; `ste_sign` and the kernels named alone have the activation `approx_sign`.",
-        partial(_rows_under_one_setting, methods=HALVES),
+        HALVES,
     ),
     Compared(
         "halves again",
@@ -1019,34 +1068,34 @@ COMPARED = (
         f"`{HALVES['ste_sign:input_quantizer=rbnn_sign']}`, which is tuned for none.",
         _activation_rows,
     ),
-    Compared(
+    _under_one_setting(
         "varied",
         "The default with one thing changed",
         f"`{GEODESIC_MEMORY}`, the default, and the same with one thing changed; "
         "`momentum=0` is without memory too. These rows chose nothing.",
-        partial(_rows_under_one_setting, methods=VARIED),
+        VARIED,
     ),
-    Compared(
+    _under_one_setting(
         "maps",
         "Maps under the default of the library",
         f"The same with `{MAPS[PLAIN]}`, for maps of this library alone.",
-        partial(_rows_under_one_setting, methods=MAPS),
+        MAPS,
     ),
-    Compared(
+    _under_one_setting(
         "starts",
         "Where base points start, and how many there are",
         "The same, with base points that start in random directions at a share of the radius, and "
         "chains of three and four; 0 and 2 are the defaults.",
-        partial(_rows_under_one_setting, methods=STARTS),
+        STARTS,
     ),
-    Compared(
+    _under_one_setting(
         "taught",
         "Beside a float teacher (CMIM)",
         f"`{GEODESIC_MEMORY}`, the default, and the same with CMIM's loss at the published weight "
         f"of 3.2 and at a tenth; the teacher is the float twin, trained as `{FLOAT_ADAM}` for as "
         "many steps, by the same seed. A teacher costs its own training, and its forward pass in "
         "each step.",
-        partial(_rows_under_one_setting, methods=TAUGHT),
+        TAUGHT,
     ),
     Compared(
         "confirm",
@@ -1072,4 +1121,5 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "<!-- high -->": _high_rows,
     "<!-- memory -->": _memory_rows,
     **{f"<!-- {compared.mark} -->": compared.rows for compared in COMPARED},
+    "<!-- flips of maps -->": partial(_flip_rows, methods=MAPS),
 }

@@ -147,6 +147,24 @@ def test_a_grid_grows_once_more_if_its_edge_is_chosen_in_the_end(study, tmp_path
     assert {run.method for run in runs} >= set(results.grid(CASE))
 
 
+def test_a_finalist_that_the_grown_grid_pushes_out_can_still_be_chosen(study, tmp_path):
+    results = study.Results(tmp_path / "r.jsonl")
+    beyond, third, second, first = study.grid_of(study.PLAIN, (0.003, 0.01, 0.03, 0.1), (0.3,))
+    by_seed = {
+        first: (90.0, 90.0), second: (88.0, 88.0), third: (80.0, 98.0), beyond: (85.0, 85.0)
+    }  # fmt: skip
+    for run in study.missing(results, CASE, "lead"):
+        line = made_up(run)
+        if run.method in by_seed:
+            line["validation"] = by_seed[run.method][run.seed != study.CHOOSING[0]]
+        results.add(run, line)
+    grid = results.grid(CASE)
+    assert beyond in grid  # and is among the three best by the first seed, instead of `third`
+    assert third not in results.finalists(CASE, grid)
+    assert results.best_of_grid(CASE) == third
+    assert {s for c, m, s in results.lines if m == third} == {*study.CHOOSING, *study.SEEDS}
+
+
 @pytest.mark.parametrize(
     "part, case, suffix, point, for_all",
     [
@@ -445,6 +463,39 @@ def test_maps_looked_at_together_get_wider_intervals(study, tmp_path):
     assert together == "+2.0 [-2.2, +6.2]"
 
 
+def test_flips_of_maps_stand_beside_their_accuracy(study, tmp_path):
+    import study_report
+
+    results = study.Results(tmp_path / "r.jsonl")
+    finish(study, results, "maps", case="digits-vgg-5")
+    chain = study.MAPS["epc:r=0.05"]
+    for seed in study.SEEDS:
+        results.lines["digits-vgg-5", chain, seed] |= {
+            "flips": 0.012 + seed / 1000, "information_gain": 0.95 + seed / 100,
+        }  # fmt: skip
+    results.lines["digits-vgg-5", study.MAPS["hyperbolic:r=1"], 4].pop("test")
+    table = study_report.TABLES["<!-- flips of maps -->"](results)
+    head, _, *rows = table.splitlines()
+    cells = dict(row.strip("| ").split(" | ") for row in rows)
+    assert head == "| method | digits-vgg-5* |"
+    assert cells["ste_sign"] == "0.50, 0.900"
+    assert cells["epc:r=0.05"] == "1.40, 0.970"
+    assert cells["hyperbolic:r=1"] == "-"
+    page, *_ = study_report.write(results, tmp_path)
+    assert page.read_text().count(table) == 1
+
+
+@pytest.mark.parametrize("suffix, rate", [("", 1.0), (":optimizer=adam", 0.1)])
+def test_points_where_a_grid_could_not_grow_are_known(study, suffix, rate):
+    import study_report
+
+    method = f"slb{suffix}"
+    grid = study.grid_of(method, study.ALL_RATES, study.ALL_SUMS)
+    inside = set(study.grid_of(method))
+    assert {words for words in grid if study_report._capped(words, method)} == set(grid) - inside
+    assert max(study.point_of(words)[0] for words in grid) == pytest.approx(rate)
+
+
 def test_a_mean_over_cases_is_one_over_the_same_cases(study, tmp_path):
     import study_report
 
@@ -694,4 +745,16 @@ def test_published_results_are_whole(study):
     assert len(set(keys)) == len(keys)
     for line in lines:
         assert re.fullmatch(r"[a-z0-9]+-[a-z0-9]+-\d+", line["case"])
-        assert 0 <= line["test"] <= 100 and 0 <= line["validation"] <= 100
+        assert 0 <= line["validation"] <= 100
+        if line["seed"] in study.CHOOSING:
+            assert not set(study.OF_TEST) & line.keys()
+        else:
+            assert 0 <= line["test"] <= 100
+
+
+def test_a_run_that_chooses_keeps_its_test_accuracy_to_itself(study, tmp_path):
+    results = study.Results(tmp_path / "r.jsonl")
+    finish(study, results, "lead", better=study.GRID[9])
+    assert list(study.Results(results.path).lines.values()) == list(results.lines.values())
+    told = {seed for (_, _, seed), line in results.lines.items() if "test" in line}
+    assert told == set(study.SEEDS)
