@@ -113,9 +113,14 @@ def test_every_activation_in_a_network(inputs, tmp_path, rng):
 
 
 @pytest.mark.slow
-def test_distribution_loss_in_a_network(rng):
-    model = network("ResNet20", "ste_sign")
-    assert len(rivals.add_distribution_loss(model)) == 18
+@pytest.mark.parametrize("net", NETS)
+def test_distribution_loss_in_a_network(net, rng):
+    model = network(net, "ste_sign")
+    signs = [i for i, la in enumerate(model.layers) if getattr(la, "input_quantizer", None)]
+    before = model.layers[: signs[-1]]
+    assert rivals.add_distribution_loss(model) == [
+        layer.name for layer in before if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
     one_step(model, rng)
     assert hbnn_larq.fold(model).losses == []
 
@@ -137,15 +142,15 @@ def small_net(kernel, inputs="approx_sign"):
     return tf.keras.Model(image, tf.keras.layers.Dense(4)(x))
 
 
-def converts(kernel, inputs, rng):
+def converts(kernel, inputs, rng, net=None):
     pytest.importorskip("larq_compute_engine")
-    model = small_net(kernel, inputs)
+    model = network(net, kernel, inputs) if net else small_net(kernel, inputs)
     one_step(model, rng)
-    x = rng.normal(size=(8, 8, 8, 3)).astype("float32")
+    x = rng.normal(size=(8, *model.input_shape[1:])).astype("float32")
     tflite = edge.convert(model)
     report = edge.report(model, tflite, x)
     assert report.ok, str(report)
-    np.testing.assert_allclose(edge.predict(tflite, x), model(x), atol=1e-4)
+    np.testing.assert_allclose(edge.predict(tflite, x), model(x), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", ["recu", "irnet", "rbnn", "xnor_plus_plus", "dsq", "md_tanh_s"])
@@ -157,6 +162,25 @@ def test_converts_to_binary_ops(kernel, rng):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_converts_to_binary_ops(kernel, rng):
     converts(kernel, "approx_sign", rng)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "net, kernel, inputs",
+    [
+        ("VGGSmall", "md_softmax_s", "approx_sign"),
+        ("VGGSmall", ("epc", "irnet"), "ede_sign"),
+        ("ResNet18", "rbnn", "rbnn_sign"),
+        ("ResNet20", "fda", "fourier_sign"),
+        ("ResNet34", "slb", "approx_sign"),
+        ("ResNet34", ("hyperbolic", "rbnn"), "rbnn_sign"),
+        ("BiRealNet18", "xnor_plus_plus", "ste_sign"),
+        ("BiRealNet18", ("hyperbolic_boundary", "recu"), "recu_sign"),
+        ("BiRealNet34", "dsq", "approx_sign"),
+    ],
+)
+def test_rivals_of_every_network_convert(net, kernel, inputs, rng):
+    converts(rivals.Mapped(*kernel) if isinstance(kernel, tuple) else kernel, inputs, rng, net)
 
 
 @pytest.mark.parametrize("inputs", ["ede_sign", "recu_sign", "rbnn_sign"])
