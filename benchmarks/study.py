@@ -213,7 +213,7 @@ PLAIN_ADAM_CONVOLUTIONS = f"{PLAIN_ADAM}:threshold_rate=20:convolution_rate=3"
 
 
 def _has_map(words: str) -> bool:
-    return "hyperbolic" in words or words.startswith("epc")
+    return "hyperbolic" in words or "epc" in words
 
 
 # Rivals come with the activation that was published with them.
@@ -259,14 +259,14 @@ _MAPS = (
     "irnet+hyperbolic:input_quantizer=ede_sign",
     "recu+hyperbolic:input_quantizer=recu_sign",
 )
+_KEEPING_UP = ":base_point_step=toward:base_point_rate=5"
 _HOSTS = ("irnet:input_quantizer=ede_sign", "recu:input_quantizer=recu_sign")
 
 
 def under_default(*methods: str) -> dict[str, str]:
     """Each method under the default of the library."""
     return {
-        words: GEODESIC_MEMORY.replace(PLAIN, words, 1)
-        + (":base_point_step=toward:base_point_rate=5" if _has_map(words) else "")
+        words: GEODESIC_MEMORY.replace(PLAIN, words, 1) + (_KEEPING_UP if _has_map(words) else "")
         for words in methods
     }
 
@@ -361,8 +361,33 @@ TAUGHT = _TAUGHT | {
     for name, words in _TAUGHT.items()
     for weight in (0.32, 3.2)
 }
+# What is left of the rivals, and hosts of maps other than the ball's, under the default. Without
+# BinaryConnect: behind binary activations it is plain sign with a clip at 1, and asked flips keep
+# whole filters about as long as that.
+DISTRIBUTED = ":rad="
+OTHERS = under_default(
+    PLAIN,
+    "abc_net",
+    "md_tanh",
+    "md_softmax_s",
+    *_HOSTS,
+    *(host.replace(":", "+hyperbolic_boundary:r=1:", 1) for host in _HOSTS),
+    *(host.replace(":", "+epc:", 1) for host in _HOSTS),
+)
+OTHERS[f"{PLAIN}{DISTRIBUTED}2"] = f"{OTHERS[PLAIN]}{DISTRIBUTED}2"
 # Those without a map by Adam, the optimizer of most users, each over a grid of its own.
 METHODS_ADAM = {words: f"{words}:optimizer=adam" for words in METHODS if not _has_map(words)}
+# And the maps so, with base points moved as under the default: Adam has no rule for points of a
+# ball, and at its learning rates the other steps hardly move them.
+MAPS_ADAM = {PLAIN: PLAIN_ADAM} | {
+    words: f"{words}:optimizer=adam{_KEEPING_UP}"
+    for words in (
+        "hyperbolic:r=0.05",
+        "hyperbolic:r=1:granularity=layer",
+        "hyperbolic_boundary:r=1",
+        "epc:r=0.05",
+    )
+}
 # Rivals with a schedule, which moves once an epoch as published; in five epochs it then ends early.
 SCHEDULED = tuple(
     words
@@ -383,11 +408,12 @@ def case_recipe(case: str) -> Recipe:
 def recipe_of(case: str, words: str, seed: int) -> Recipe:
     """The recipe of one run.
 
-    `words` are those of `compare.method`, plus `decay_sum=` and `teacher=`, which is none's.
+    `words` are those of `compare.method`, plus `decay_sum=`, `teacher=` and `rad=`, which are
+    none's.
     """
     from hbnn_larq.training.compare import method
 
-    fields = words.partition(TEACHER)[0].split(":")
+    fields = words.partition(TEACHER)[0].partition(DISTRIBUTED)[0].split(":")
     total = next((float(f.split("=")[1]) for f in fields if f.startswith("decay_sum=")), None)
     plain = ":".join(f for f in fields if not f.startswith("decay_sum="))
     recipe = method(case_recipe(case), plain).changed(seed=seed)
@@ -605,6 +631,7 @@ PARTS = {
     "matched": publishing(*MATCHED, FLOAT),  # same learning rate and sum of lr * decay
     "asked": publishing(*ASKED.values()),
     "maps": publishing(*MAPS.values()),
+    "others": publishing(*OTHERS.values()),
     "varied": publishing(*VARIED.values()),
     "halves": publishing(*HALVES.values()),
     "starts": publishing(*STARTS.values()),
@@ -615,6 +642,7 @@ PARTS = {
     "points": publishing(*POINTS),
     "tuned": tuned,
     "tuned_adam": lambda case, results: tuned(case, results, tuple(METHODS_ADAM.values())),
+    "maps_adam": lambda case, results: tuned(case, results, tuple(MAPS_ADAM.values())),
     "clock": clock,
     "placebo": placebo,
 }
@@ -715,6 +743,7 @@ PLAN = [
     ("maps", "textures-bireal18-5"),
     *[("maps", case) for case in ("hard-vgg-5", "textures-resnet18-5", "digits-vgg-20")],
     ("asked", "hard-vgg-5"),
+    *[("others", case) for case in ("digits-vgg-5", "textures-vgg-5")],
     ("asked", "digits-vgg-5"),
     ("asked", "textures-vgg-5"),
     ("asked", "textures-bireal18-5"),
@@ -730,6 +759,7 @@ PLAN = [
     ("tuned_adam", "textures-resnet18-5"),
     ("tuned_adam", "digits-vggsmall-5"),
     ("tuned_adam", "digits-vgg-60"),
+    *[("maps_adam", case) for case in ("digits-vgg-5", "textures-vgg-5", "digits-vgg-20")],
     ("halves", "textures-bireal18-5"),
     ("confirm_halves", "textures-bireal18-5"),
     ("adam_activation", "textures-bireal18-5"),
@@ -760,7 +790,7 @@ PLAN = [
     ("placebo", "textures-vgg-20"),
     *[("tuned", case) for case in ("digits-vgg-20", "digits-vgg-60")],
     ("matched", "textures-vgg-20"),
-    ("lead", "textures-vgg-60"),
+    *[(part, "textures-vgg-60") for part in ("memory", "adam", "float_adam", "lead")],
     ("lead", "textures-resnet18-60"),
     ("lead", "textures-resnet20-20"),
     ("matched", "textures-resnet18-20"),
@@ -784,8 +814,8 @@ def train(run: Run, datasets: dict[str, Any], graphs: list[Any] | None = None) -
     `graphs` holds those of the run before: `run_all` has the points of a grid share them.
     """
     import tensorflow as tf
+    from extra_losses import fit_distributed, fit_taught, teacher_of
     from one_graph import OneGraph, may_share
-    from teaching import fit_taught, teacher_of
 
     from hbnn_larq.training import data
     from hbnn_larq.training.run import fit
@@ -797,15 +827,17 @@ def train(run: Run, datasets: dict[str, Any], graphs: list[Any] | None = None) -
     if len(dataset.train) != IMAGES[recipe.dataset]:
         raise ValueError(f"{recipe.dataset}: {len(dataset.train)} training images, IMAGES differs.")
     folder = tempfile.mkdtemp()
-    weight = run.method.partition(TEACHER)[2]
-    if graphs and (weight or not graphs[0].fits(recipe)):
+    taught, distributed = (run.method.partition(loss)[2] for loss in (TEACHER, DISTRIBUTED))
+    if graphs and (taught or distributed or not graphs[0].fits(recipe)):
         graphs.pop().close()
     if not graphs:
         tf.keras.backend.clear_session()
     try:
-        if weight:
+        if distributed:
+            return fit_distributed(recipe, float(distributed), dataset)
+        if taught:
             teacher = teacher_of(recipe_of(run.case, FLOAT_ADAM, run.seed), dataset, folder)
-            return fit_taught(recipe, teacher, float(weight), dataset)
+            return fit_taught(recipe, teacher, float(taught), dataset)
         if graphs is not None and may_share(recipe):
             if not graphs:
                 graphs.append(OneGraph(recipe, dataset))

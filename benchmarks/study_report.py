@@ -34,12 +34,14 @@ from study import (
     HALVES,
     LOOKED_AT,
     MAPS,
+    MAPS_ADAM,
     MATCHED,
     MEMORY_VARIANTS,
     METHODS,
     METHODS_ADAM,
     MORE,
     ON_TOP,
+    OTHERS,
     PLACEBO,
     PLAIN,
     PLAIN_ADAM,
@@ -82,7 +84,7 @@ the one net at full width. Cases with a star had a part in the choice of a setti
 at before one.
 
 A setting is written as `hbnn compare` takes it: a quantizer, then fields of the recipe. Only
-`benchmarks/study.py` knows `decay_sum=` and `teacher=`.
+`benchmarks/study.py` knows `decay_sum=`, `teacher=` and `rad=`.
 `flip_rate` is the share of weights asked to flip in the first step; along the cosine the mean is
 half of it.
 
@@ -104,7 +106,11 @@ FAST_SIGNS = {
     "Adam, thresholds x3, momentum 0.7": PLAIN_ADAM_MOMENTUM,
     "Adam, thresholds x20, convolutions x3": PLAIN_ADAM_CONVOLUTIONS,
 }
-TUNED_METHODS = {"SGD": {words: words for words in METHODS}, "Adam": METHODS_ADAM}
+TUNED_METHODS = {
+    "SGD": {words: words for words in METHODS},
+    "Adam": METHODS_ADAM,
+    "Adam, base points by Möbius steps": MAPS_ADAM,
+}
 CASES = sorted({case for _, case in PLAN}, key=_net_and_epochs)
 
 
@@ -1022,6 +1028,14 @@ COMPARED = (
         f"{len(METHODS_ADAM) - 1} methods that are looked at together.",
         partial(_rows_each_tuned, optimizer="Adam"),
     ),
+    Compared(
+        "tuned maps",
+        "Maps, each tuned by Adam, in every case",
+        "The same for maps of this library, whose base points move as under the default "
+        "(`base_point_step=toward`, `base_point_rate=5`); the last interval is widened for these "
+        f"{len(MAPS_ADAM) - 1}.",
+        partial(_rows_each_tuned, optimizer="Adam, base points by Möbius steps"),
+    ),
     _under_one_setting(
         "asked",
         "Methods under one setting that is not tuned",
@@ -1080,6 +1094,12 @@ COMPARED = (
         "Maps under the default of the library",
         f"The same with `{MAPS[PLAIN]}`, for maps of this library alone.",
         MAPS,
+    ),
+    _under_one_setting(
+        "others",
+        "The other rivals, and other maps in front of hosts, under the default of the library",
+        "The same; `rad=2` is RAD's loss at its published weight.",
+        OTHERS,
     ),
     _under_one_setting(
         "starts",

@@ -18,7 +18,7 @@ def study():
         import study
 
         yield study
-    for name in ("study", "study_report", "teaching", "one_graph"):
+    for name in ("study", "study_report", "extra_losses", "one_graph"):
         sys.modules.pop(name, None)
 
 
@@ -413,38 +413,48 @@ def test_asked_flips_compare_methods_seed_by_seed_and_case_by_case(study, tmp_pa
     assert mine[3] == "**+1.0 [+1.0, +1.0]**"
 
 
-def test_methods_tuned_by_adam_stand_side_by_side(study, tmp_path):
+@pytest.mark.parametrize(
+    "part, mark, methods, ahead, level_one",
+    [
+        ("tuned_adam", "<!-- tuned adam -->", "METHODS_ADAM", "slb", "dsq"),
+        ("maps_adam", "<!-- tuned maps -->", "MAPS_ADAM", "epc:r=0.05", "hyperbolic:r=0.05"),
+    ],
+)
+def test_methods_tuned_by_adam_stand_side_by_side(
+    study, tmp_path, part, mark, methods, ahead, level_one
+):
     """Each at its own best point, which may be another one in each case."""
     import study_report
 
     results = study.Results(tmp_path / "r.jsonl")
     cases = {"digits-vgg-5": (70.0, 9), "textures-vgg-5": (50.0, 10)}
-    slb = study.METHODS_ADAM["slb"]
+    methods = getattr(study, methods)
+    method = methods[ahead]
     best = {}
     for case, (test, place) in cases.items():
-        best[case] = study.grid_of(slb)[place]
-        finish(study, results, "tuned_adam", case=case, test=test, better=best[case])
-        assert results.best_of_grid(case, slb) == best[case]
+        best[case] = study.grid_of(method)[place]
+        finish(study, results, part, case=case, test=test, better=best[case])
+        assert results.best_of_grid(case, method) == best[case]
         for seed in study.SEEDS:
             results.lines[case, best[case], seed]["test"] += 1.0 + place * 1.0
-    head, _, *rows = study_report.TABLES["<!-- tuned adam -->"](results).splitlines()
+    head, _, *rows = study_report.TABLES[mark](results).splitlines()
     assert head == "| method | digits-vgg-5* | textures-vgg-5* | mean of all |"
-    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in study.METHODS_ADAM]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in methods]
     cells = {row.split(" | ")[0]: row.strip(" |").split(" | ")[1:] for row in rows}
-    assert cells["| slb"] == [
+    assert cells[f"| {ahead}"] == [
         "80.0 ± 0.0, **+10.0 [+10.0, +10.0]**", "61.0 ± 0.0, **+11.0 [+11.0, +11.0]**",
         "**+10.5 [+10.5, +10.5]**",
     ]  # fmt: skip
     level = "+0.0 [+0.0, +0.0]"
-    assert cells["| dsq"] == [f"70.0 ± 0.0, {level}", f"50.0 ± 0.0, {level}", level]
+    assert cells[f"| {level_one}"] == [f"70.0 ± 0.0, {level}", f"50.0 ± 0.0, {level}", level]
     del results.lines["textures-vgg-5", best["textures-vgg-5"], 4]  # a run that is still missing
-    head, _, *rows = study_report.TABLES["<!-- tuned adam -->"](results).splitlines()
+    head, _, *rows = study_report.TABLES[mark](results).splitlines()
     assert head.endswith("| textures-vgg-5* | mean of digits-vgg-5 |")
-    (row,) = [row for row in rows if row.startswith("| slb |")]
+    (row,) = [row for row in rows if row.startswith(f"| {ahead} |")]
     assert row.split(" | ")[2:] == ["-", "**+10.0 [+10.0, +10.0]** |"]
     # Without plain sign there is nothing to compare with.
     results.lines = {k: v for k, v in results.lines.items() if not k[1].startswith(study.PLAIN)}
-    assert study_report.TABLES["<!-- tuned adam -->"](results) == ""
+    assert study_report.TABLES[mark](results) == ""
 
 
 def test_maps_looked_at_together_get_wider_intervals(study, tmp_path):
@@ -621,12 +631,12 @@ def test_what_base_points_do_is_shown_beside_plain_sign_at_the_same_point(study,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ste_sign", "irnet:input_quantizer=ede_sign"])
-def test_a_teacher_without_weight_changes_nothing(study, tmp_path, method):
-    """Beside a teacher nets start, are fed and move on as without one."""
+def test_a_loss_without_weight_changes_nothing(study, tmp_path, method):
+    """Beside a teacher, or with RAD's loss, nets start, are fed and move on as without one."""
     from dataclasses import replace
 
+    import extra_losses
     import numpy as np
-    import teaching
     import tensorflow as tf
 
     from hbnn_larq.training import data
@@ -636,22 +646,33 @@ def test_a_teacher_without_weight_changes_nothing(study, tmp_path, method):
     digits = replace(digits, train=digits.train.chosen(np.arange(90)))
     words = study.TAUGHT[method]
     recipe = study.recipe_of("digits-vgg-5", words, 3).changed(epochs=2, width=0.0625)
-    assert recipe.name == study.recipe_of("digits-vgg-5", f"{words}{study.TEACHER}3.2", 3).name
+    for loss in (study.TEACHER, study.DISTRIBUTED):
+        assert recipe.name == study.recipe_of("digits-vgg-5", f"{words}{loss}3.2", 3).name
     fit(recipe, tmp_path / "alone", dataset=digits, say=lambda _: None)
     alone = tf.keras.models.load_model(tmp_path / "alone" / "model.keras")
     real = study.recipe_of("digits-vgg-5", study.FLOAT_ADAM, 3).changed(epochs=1, width=0.0625)
-    teacher = teaching.teacher_of(real, digits, tmp_path / "teacher")
-    students = []
-    cmim = teaching.rivals.CMIM
+    teacher = extra_losses.teacher_of(real, digits, tmp_path / "teacher")
+    nets = []
+    build = extra_losses.build_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            teaching.rivals, "CMIM", lambda s, *a, **k: students.append(s) or cmim(s, *a, **k)
+            extra_losses, "build_model", lambda *args: nets.append(build(*args)) or nets[-1]
         )
-        line = teaching.fit_taught(recipe, teacher, 1e-30, digits)
-    for one, other in zip(alone.variables, students[0].variables, strict=True):
-        np.testing.assert_array_equal(one, other, err_msg=one.name)
-    assert line["steps"] == 6
-    assert 0 <= line["test"] <= 100 and line["seconds"] > 0
+        lines = [
+            extra_losses.fit_taught(recipe, teacher, 1e-30, digits),
+            extra_losses.fit_distributed(recipe, 1e-30, digits),
+            extra_losses.fit_distributed(recipe, 2.0, digits),
+        ]
+    taught, distributed, by_rad = nets
+    for one, *others in zip(alone.variables, taught.variables, distributed.variables, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(one, other, err_msg=one.name)
+    # And at its own weight RAD's loss is there.
+    kernels = [net.trainable_variables[0].numpy() for net in (alone, by_rad)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
+    for line in lines:
+        assert line["steps"] == 6
+        assert 0 <= line["test"] <= 100 and line["seconds"] > 0
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""A run of the study beside a float teacher, as CMIM has it."""
+"""Runs of the study with a loss beside the cross-entropy: CMIM's teacher, or RAD's."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,39 @@ def teacher_of(recipe: Recipe, dataset: data.Dataset, folder: str | Path) -> tf.
 def fit_taught(
     recipe: Recipe, teacher: tf.keras.Model, weight: float, dataset: data.Dataset
 ) -> dict[str, Any]:
-    """What a line of the study says of a recipe whose net is trained beside a teacher.
+    """What a line of the study says of a recipe whose net is trained beside a teacher."""
+
+    def taught(student: tf.keras.Model) -> tf.keras.Model:
+        count = len(dataset.train)
+        return rivals.CMIM(student, teacher, count, weight=weight, seed=recipe.seed)
+
+    return _fit(recipe, dataset, taught, with_indices=True)
+
+
+def fit_distributed(recipe: Recipe, weight: float, dataset: data.Dataset) -> dict[str, Any]:
+    """The same with RAD's loss on the activations that a sign sees."""
+
+    def with_loss(model: tf.keras.Model) -> tf.keras.Model:
+        rivals.add_distribution_loss(model, weight)
+        return model
+
+    return _fit(recipe, dataset, with_loss)
+
+
+def _fit(
+    recipe: Recipe,
+    dataset: data.Dataset,
+    trained: Callable[[tf.keras.Model], tf.keras.Model],
+    **batches_with: bool,
+) -> dict[str, Any]:
+    """Trains what `trained` makes of the net, and evaluates the net.
 
     First weights, batches and optimizer are those of `hbnn_larq.training.run.fit` for the recipe.
     """
     started, count = time.monotonic(), len(dataset.train)
     tf.keras.utils.set_random_seed(recipe.seed)
-    student = build_model(recipe, dataset.image_shape, dataset.num_classes)
-    model = rivals.CMIM(student, teacher, count, weight=weight, seed=recipe.seed)
+    net = build_model(recipe, dataset.image_shape, dataset.num_classes)
+    model = trained(net)
     model.compile(
         build_optimizer(recipe, count),
         tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -41,7 +67,7 @@ def fit_taught(
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         seed=recipe.seed,
-        with_indices=True,
+        **batches_with,
     )
     model.fit(
         # Of batches without a known number Keras would begin anew in each epoch.
@@ -51,7 +77,7 @@ def fit_taught(
         verbose=0,
         callbacks=[rivals.TrainingProgress(recipe.epochs)],
     )
-    found = {split: run.evaluate(student, dataset, split) for split in ("validation", "test")}
+    found = {split: run.evaluate(net, dataset, split) for split in ("validation", "test")}
     return {
         **{split: figures["top1"] for split, figures in found.items()},
         **{f"{split}_loss": figures["loss"] for split, figures in found.items()},
