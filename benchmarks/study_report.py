@@ -18,6 +18,7 @@ from study import (
     AT_EACH_STEP,
     CHOOSING,
     CONFIRMED,
+    CONFIRMED_CHAINS,
     CONFIRMED_HALVES,
     CONFIRMING,
     DEVELOPMENT,
@@ -706,18 +707,22 @@ def _clock_rows(results: Results) -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
-def _confirm_rows(results: Results) -> str:
-    lines = [
-        "| case | plain sign | flips / step (%) | 2.25 % asked | flips / step (%) "
-        "| map per filter, r 0.05 | flips / step (%) | - plain | - 2.25 % |",
-        "|---" * 9 + "|",
-    ]
-    plain, more, behind = CONFIRMED
+def _confirm_rows(results: Results, settings: dict[str, str]) -> str:
+    """Maps on other seeds, against plain sign (the first) and with as many flips (the second)."""
+    (plain, _), (more, _), *maps = settings.items()
+    columns = [cell for name in settings for cell in (name, "flips / step (%)")]
+    differences = [(name, other) for name, _ in maps for other in (plain, more)]
+    # One map needs no name in a difference.
+    columns += [f"{name if len(maps) > 1 else ''} - {other}".strip() for name, other in differences]
+    lines = [f"| {' | '.join(['case', *columns])} |", "|---" * (1 + len(columns)) + "|"]
     for case in CASES:
-        if not all(_complete(results, case, words, CONFIRMING) for words in CONFIRMED):
+        if not all(_complete(results, case, words, CONFIRMING) for words in settings.values()):
             continue
-        rows = [_row(results, case, words, CONFIRMING) for words in CONFIRMED]
-        gains = [_difference(results, case, behind, words, CONFIRMING) for words in (plain, more)]
+        rows = [_row(results, case, words, CONFIRMING) for words in settings.values()]
+        gains = [
+            _difference(results, case, settings[name], settings[other], CONFIRMING)
+            for name, other in differences
+        ]
         lines.append(f"| {' | '.join([_starred(case), *itertools.chain(*rows), *gains])} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
@@ -876,7 +881,8 @@ def _methods_plot(results: Results, path: Path) -> bool:
         down, across, sharey=True, squeeze=False, figsize=(2.6 + 2.4 * across, 0.4 + 4.6 * down),
         layout="constrained",
     )  # fmt: skip
-    names = [name for name in reversed(METHODS) if any(name in rows for rows in drawn.values())]
+    known = reversed(dict.fromkeys([*METHODS, *MAPS_ADAM]))
+    names = [name for name in known if any(name in rows for rows in drawn.values())]
     for axes in grid.flat[len(drawn) :]:
         axes.set_axis_off()
     for axes, (title, rows) in zip(grid.flat, drawn.items(), strict=False):
@@ -1017,6 +1023,15 @@ def _under_one_setting(mark: str, title: str, prose: str, methods: dict[str, str
     return Compared(mark, title, prose, rows, methods)
 
 
+def _confirm_prose(settings: dict[str, str]) -> str:
+    plain, _, *maps = settings.values()
+    return (
+        f"`{plain}`, the same asked for as many flips as happen behind the map, and "
+        f"{' and '.join(f'`{words}`' for words in maps)}, seeds {CONFIRMING[0]} to "
+        f"{CONFIRMING[-1]}. Differences are those of the map."
+    )
+
+
 COMPARED = (
     Compared(
         "tuned adam",
@@ -1120,10 +1135,14 @@ COMPARED = (
     Compared(
         "confirm",
         "A second look at the map, on other seeds",
-        f"`{CONFIRMED[0]}`, the same asked for as many flips as happen behind the map, and "
-        f"`{CONFIRMED[2]}`, seeds {CONFIRMING[0]} to {CONFIRMING[-1]}. Differences are those of "
-        "the map.",
-        _confirm_rows,
+        _confirm_prose(CONFIRMED),
+        partial(_confirm_rows, settings=CONFIRMED),
+    ),
+    Compared(
+        "confirm chains",
+        "A second look at chains of two maps, on other seeds",
+        _confirm_prose(CONFIRMED_CHAINS),
+        partial(_confirm_rows, settings=CONFIRMED_CHAINS),
     ),
     Compared(
         "points",

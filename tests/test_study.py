@@ -437,6 +437,7 @@ def test_methods_tuned_by_adam_stand_side_by_side(
         assert results.best_of_grid(case, method) == best[case]
         for seed in study.SEEDS:
             results.lines[case, best[case], seed]["test"] += 1.0 + place * 1.0
+    assert tmp_path / "study" / "methods.png" in study_report.write(results, tmp_path)
     head, _, *rows = study_report.TABLES[mark](results).splitlines()
     assert head == "| method | digits-vgg-5* | textures-vgg-5* | mean of all |"
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in methods]
@@ -579,9 +580,10 @@ def test_a_second_look_is_paired_on_seeds_of_its_own(study, tmp_path):
     results = study.Results(tmp_path / "r.jsonl")
     assert study_report.TABLES["<!-- confirm -->"](results) == ""
     finish(study, results, "confirm", case="digits-vgg-5", test=70.0)
+    _, more, behind = study.CONFIRMED.values()
     for seed in study.CONFIRMING:
-        results.lines["digits-vgg-5", study.CONFIRMED[2], seed]["test"] += seed - 50
-        results.lines["digits-vgg-5", study.CONFIRMED[1], seed]["test"] += seed - 49
+        results.lines["digits-vgg-5", behind, seed]["test"] += seed - 50
+        results.lines["digits-vgg-5", more, seed]["test"] += seed - 49
     head, _, row = study_report.TABLES["<!-- confirm -->"](results).splitlines()
     cells = row.strip("| ").split(" | ")
     assert len(cells) == len(head.strip("|").split("|"))
@@ -589,7 +591,7 @@ def test_a_second_look_is_paired_on_seeds_of_its_own(study, tmp_path):
         "70.00 ± 0.00 (10)", "75.50 ± 3.03 (10)", "74.50 ± 3.03 (10)"
     ]  # fmt: skip
     assert cells[7:] == ["+4.50 [+2.33, +6.67]", "-1.00 [-1.00, -1.00]"]
-    del results.lines["digits-vgg-5", study.CONFIRMED[2], 59]
+    del results.lines["digits-vgg-5", behind, 59]
     assert study_report.TABLES["<!-- confirm -->"](results) == ""
 
 
