@@ -711,9 +711,9 @@ def _confirm_rows(results: Results, settings: dict[str, str]) -> str:
     """Maps on other seeds, against plain sign (the first) and with as many flips (the second)."""
     (plain, _), (more, _), *maps = settings.items()
     columns = [cell for name in settings for cell in (name, "flips / step (%)")]
-    differences = [(name, other) for name, _ in maps for other in (plain, more)]
-    # One map needs no name in a difference.
-    columns += [f"{name if len(maps) > 1 else ''} - {other}".strip() for name, other in differences]
+    differences = [(more, plain)]
+    differences += [(name, other) for name, _ in maps for other in (plain, more)]
+    columns += [f"{name} - {other}" for name, other in differences]
     lines = [f"| {' | '.join(['case', *columns])} |", "|---" * (1 + len(columns)) + "|"]
     for case in CASES:
         if not all(_complete(results, case, words, CONFIRMING) for words in settings.values()):
@@ -1027,8 +1027,8 @@ def _confirm_prose(settings: dict[str, str]) -> str:
     plain, _, *maps = settings.values()
     return (
         f"`{plain}`, the same asked for as many flips as happen behind the map, and "
-        f"{' and '.join(f'`{words}`' for words in maps)}, seeds {CONFIRMING[0]} to "
-        f"{CONFIRMING[-1]}. Differences are those of the map."
+        f"{' and '.join(f'`{words}`' for words in maps)}, "
+        f"seeds {CONFIRMING[0]} to {CONFIRMING[-1]}."
     )
 
 

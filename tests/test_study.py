@@ -573,26 +573,36 @@ def test_the_default_is_varied_one_thing_at_a_time(study):
         assert changed == (set() if change == study.PLAIN else wanted)
 
 
-def test_a_second_look_is_paired_on_seeds_of_its_own(study, tmp_path):
+@pytest.mark.parametrize(
+    "part, case, settings",
+    [
+        ("confirm", "digits-vgg-5", "CONFIRMED"),
+        ("confirm_chains", "hard-vgg-5", "CONFIRMED_CHAINS"),
+    ],
+)
+def test_a_second_look_is_paired_on_seeds_of_its_own(study, tmp_path, part, case, settings):
     """Student's t of 9 degrees of freedom: 2.262; the deviation of 0 to 9 is 3.028."""
     import study_report
 
     results = study.Results(tmp_path / "r.jsonl")
-    assert study_report.TABLES["<!-- confirm -->"](results) == ""
-    finish(study, results, "confirm", case="digits-vgg-5", test=70.0)
-    _, more, behind = study.CONFIRMED.values()
+    table = study_report.TABLES[f"<!-- {part.replace('_', ' ')} -->"]
+    assert table(results) == ""
+    finish(study, results, part, case=case, test=70.0)
+    _, more, *_, behind = getattr(study, settings).values()
     for seed in study.CONFIRMING:
-        results.lines["digits-vgg-5", behind, seed]["test"] += seed - 50
-        results.lines["digits-vgg-5", more, seed]["test"] += seed - 49
-    head, _, row = study_report.TABLES["<!-- confirm -->"](results).splitlines()
+        results.lines[case, behind, seed]["test"] += seed - 50
+        results.lines[case, more, seed]["test"] += seed - 49
+    head, _, row = table(results).splitlines()
     cells = row.strip("| ").split(" | ")
     assert len(cells) == len(head.strip("|").split("|"))
-    assert [cells[1], cells[3], cells[5]] == [
-        "70.00 ± 0.00 (10)", "75.50 ± 3.03 (10)", "74.50 ± 3.03 (10)"
-    ]  # fmt: skip
-    assert cells[7:] == ["+4.50 [+2.33, +6.67]", "-1.00 [-1.00, -1.00]"]
-    del results.lines["digits-vgg-5", behind, 59]
-    assert study_report.TABLES["<!-- confirm -->"](results) == ""
+    assert cells[1] == "70.00 ± 0.00 (10)"
+    assert cells[3] == "75.50 ± 3.03 (10)"
+    last = 2 * len(getattr(study, settings)) - 1
+    assert cells[last] == "74.50 ± 3.03 (10)"
+    assert cells[last + 2] == "+5.50 [+3.33, +7.67]"  # more flips against plain sign
+    assert cells[-2:] == ["+4.50 [+2.33, +6.67]", "-1.00 [-1.00, -1.00]"]
+    del results.lines[case, behind, 59]
+    assert table(results) == ""
 
 
 def test_the_search_is_looked_at_again_on_seeds_of_its_own(study, tmp_path):
