@@ -570,6 +570,29 @@ def test_add_distribution_loss(rng):
     model(x, training=True)
     assert float(tf.add_n(model.losses)) == pytest.approx(expected, rel=1e-5)
     assert tf.keras.models.clone_model(model).losses == []
+    model(x, training=True)
+    assert len(model.losses) == 1
+    # Published is an end some epochs before that of training.
+    assert rivals.add_distribution_loss(model, 0) == [model.layers[2].name]
+    model(x, training=True)
+    assert model.losses == []
+
+
+def test_distribution_loss_can_end_between_two_calls_of_fit(rng):
+    """Then training goes on as if it had never been there, but for where it has come to."""
+    x, y = rng.normal(size=(8, 6, 6, 2)).astype("float32"), np.zeros(8, int)
+    nets = [small_model("ste_sign") for _ in range(2)]
+    for net in nets:
+        net.compile("sgd", "sparse_categorical_crossentropy")
+    with_loss, without = nets
+    rivals.add_distribution_loss(with_loss, 2.0)
+    with_loss.fit(x, y, verbose=0)
+    without.set_weights(with_loss.get_weights())
+    rivals.add_distribution_loss(with_loss, 0)
+    for net in nets:
+        net.fit(x, y, verbose=0, shuffle=False)
+    for one, other in zip(with_loss.variables, without.variables, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=one.name)
 
 
 def test_add_distribution_loss_without_a_place():
@@ -609,6 +632,10 @@ def test_rank_one_scale(rng):
         (lambda: rivals.DSQ(alpha=0.9), r"DSQ\(alpha=0.9\): a number above 0.05, at most 0.5"),
         (lambda: rivals.BinaryConnect(True), r"BinaryConnect\(clip_value=True\)"),
         (lambda: rivals.DistributionLoss(-1), r"DistributionLoss\(weight=-1\)"),
+        (
+            lambda: rivals.add_distribution_loss(None, -1),
+            r"add_distribution_loss\(weight=-1\): a finite number, 0 or above",
+        ),
         (lambda: rivals.TrainingProgress(0), r"TrainingProgress\(epochs=0\): a whole number, 1 or"),
         (lambda: rivals.TrainingProgress(2.0), r"TrainingProgress\(epochs=2.0\)"),
     ],
