@@ -55,6 +55,14 @@ _NETS = {
         name="hard-vgg", source="study", dataset="textures-hard", model="vgg_small", width=0.125,
         batch_size=50,
     ),
+    "digits-vgg32": Recipe(
+        name="digits-vgg32", source="study", dataset="digits", model="vgg_small", width=0.25,
+        batch_size=32,
+    ),
+    "digits-vgg64": Recipe(
+        name="digits-vgg64", source="study", dataset="digits", model="vgg_small", width=0.5,
+        batch_size=32,
+    ),
     "digits-vggsmall": Recipe(
         name="digits-vggsmall", source="study", dataset="digits", model="vgg_small", batch_size=32,
     ),
@@ -382,6 +390,15 @@ OTHERS = under_default(
     *(host.replace(":", "+epc:", 1) for host in _HOSTS),
 )
 OTHERS[f"{PLAIN}{DISTRIBUTED}2"] = f"{OTHERS[PLAIN]}{DISTRIBUTED}2"
+# Weights flip to the end, and averages of batch normalization come after them: what that costs.
+AVERAGED = ":averages="
+AVERAGES = {
+    PLAIN: GEODESIC_MEMORY,
+    **{
+        f"{PLAIN}{AVERAGED}{momentum}": f"{GEODESIC_MEMORY}{AVERAGED}{momentum}"
+        for momentum in ("0.5", "0.97", "0.99", "exact")
+    },
+}
 # Those without a map by Adam, the optimizer of most users, each over a grid of its own.
 METHODS_ADAM = {words: f"{words}:optimizer=adam" for words in METHODS if not _has_map(words)}
 # And the maps so, with base points moved as under the default: Adam has no rule for points of a
@@ -402,6 +419,8 @@ SCHEDULED = tuple(
     if words.startswith(("irnet", "recu", "rbnn", "md_tanh_s", "fda", "slb"))
 )
 AT_EACH_STEP = ":clock=step"
+# Fields that no recipe has; each comes last.
+BEYOND_RECIPES = (TEACHER, DISTRIBUTED, AVERAGED)
 FLOAT = "float"
 FLOAT_ADAM = "float:optimizer=adam:learning_rate=0.003"
 
@@ -415,12 +434,14 @@ def case_recipe(case: str) -> Recipe:
 def recipe_of(case: str, words: str, seed: int) -> Recipe:
     """The recipe of one run.
 
-    `words` are those of `compare.method`, plus `decay_sum=`, `teacher=` and `rad=`, which are
-    none's.
+    `words` are those of `compare.method`, plus `decay_sum=`, `teacher=`, `rad=` and `averages=`,
+    which are none's.
     """
     from hbnn_larq.training.compare import method
 
-    fields = words.partition(TEACHER)[0].partition(DISTRIBUTED)[0].split(":")
+    for beyond in BEYOND_RECIPES:
+        words = words.partition(beyond)[0]
+    fields = words.split(":")
     total = next((float(f.split("=")[1]) for f in fields if f.startswith("decay_sum=")), None)
     plain = ":".join(f for f in fields if not f.startswith("decay_sum="))
     recipe = method(case_recipe(case), plain).changed(seed=seed)
@@ -640,6 +661,7 @@ PARTS = {
     "maps": publishing(*MAPS.values()),
     "others": publishing(*OTHERS.values()),
     "varied": publishing(*VARIED.values()),
+    "averages": publishing(*AVERAGES.values()),
     "halves": publishing(*HALVES.values()),
     "starts": publishing(*STARTS.values()),
     "taught": publishing(*TAUGHT.values()),
@@ -667,6 +689,8 @@ SHORT_RUNS_FIRST = (
 # Cases that had no part in any choice.
 LONG_UNSEEN = ("textures-bireal18-20", "hard-vgg-20")
 UNSEEN = ("textures-resnet20-5", "hard-vgg-5", *LONG_UNSEEN)
+# VGGSmall's form in between the narrow one (16 to 64 channels) and VGGSmall's own 128 to 512.
+WIDTHS = ("digits-vgg32-5", "digits-vgg64-5")
 PLAN = [
     *[("development", case) for case in DEVELOPMENT],
     ("lead", "digits-vgg-20"),
@@ -790,6 +814,7 @@ PLAN = [
         ("varied", case)
         for case in ("textures-vgg-5", "textures-resnet18-5", "digits-vgg-5", "digits-vgg-20")
     ],
+    *[("averages", case) for case in ("digits-vgg-5", "textures-vgg-5", "textures-resnet18-5")],
     ("clock", "textures-vgg-5"),
     ("clock", "digits-vgg-5"),
     ("placebo", "textures-vgg-5"),
@@ -801,6 +826,8 @@ PLAN = [
     ("placebo", "textures-vgg-20"),
     *[("tuned", case) for case in ("digits-vgg-20", "digits-vgg-60")],
     ("matched", "textures-vgg-20"),
+    *[("matched", case) for case in ("textures-resnet20-5", "textures-bireal18-5")],
+    *[(part, case) for part in ("memory", "adam", "lead") for case in WIDTHS],
     *[(part, "textures-vgg-60") for part in ("memory", "adam", "float_adam", "lead")],
     ("lead", "textures-resnet18-60"),
     ("lead", "textures-resnet20-20"),
@@ -825,7 +852,7 @@ def train(run: Run, datasets: dict[str, Any], graphs: list[Any] | None = None) -
     `graphs` holds those of the run before: `run_all` has the points of a grid share them.
     """
     import tensorflow as tf
-    from extra_losses import fit_distributed, fit_taught, teacher_of
+    from beyond_recipes import fit_averaged, fit_distributed, fit_taught, teacher_of
     from one_graph import OneGraph, may_share
 
     from hbnn_larq.training import data
@@ -838,14 +865,17 @@ def train(run: Run, datasets: dict[str, Any], graphs: list[Any] | None = None) -
     if len(dataset.train) != IMAGES[recipe.dataset]:
         raise ValueError(f"{recipe.dataset}: {len(dataset.train)} training images, IMAGES differs.")
     folder = tempfile.mkdtemp()
-    taught, distributed = (run.method.partition(loss)[2] for loss in (TEACHER, DISTRIBUTED))
-    if graphs and (taught or distributed or not graphs[0].fits(recipe)):
+    beyond = [run.method.partition(field)[2] for field in BEYOND_RECIPES]
+    taught, distributed, averaged = beyond
+    if graphs and (any(beyond) or not graphs[0].fits(recipe)):
         graphs.pop().close()
     if not graphs:
         tf.keras.backend.clear_session()
     try:
         if distributed:
             return fit_distributed(recipe, float(distributed), dataset)
+        if averaged:
+            return fit_averaged(recipe, averaged, dataset)
         if taught:
             teacher = teacher_of(recipe_of(run.case, FLOAT_ADAM, run.seed), dataset, folder)
             return fit_taught(recipe, teacher, float(taught), dataset)

@@ -16,6 +16,7 @@ from study import (
     ALL_SUMS,
     ASKED,
     AT_EACH_STEP,
+    AVERAGES,
     CHOOSING,
     CONFIRMED,
     CONFIRMED_CHAINS,
@@ -80,12 +81,12 @@ chooses, test is what is published. Differences are paired by seed, with a 95 % 
 Student's t. A case is data, net, epochs: `digits-vgg-20` is 20 epochs (680 steps) of a VGGSmall an
 eighth as wide (16 to 64 channels) on the bundled digits; `textures` are made-up 32x32 colour
 images, 60 steps an epoch, and `hard` the same in more noise. ResNets and Bi-Real Net (`resnet18`,
-`bireal18`) are an eighth as wide as well (8 to 64 channels), ResNet20 half as wide, `vggsmall` is
-the one net at full width. Cases with a star had a part in the choice of a setting, or were looked
-at before one.
+`bireal18`) are an eighth as wide as well (8 to 64 channels), ResNet20 half as wide; `vgg32` and
+`vgg64` start with so many channels, `vggsmall` is the one net at full width (128 to 512). Cases
+with a star had a part in the choice of a setting, or were looked at before one.
 
 A setting is written as `hbnn compare` takes it: a quantizer, then fields of the recipe. Only
-`benchmarks/study.py` knows `decay_sum=`, `teacher=` and `rad=`.
+`benchmarks/study.py` knows `decay_sum=`, `teacher=`, `rad=` and `averages=`.
 `flip_rate` is the share of weights asked to flip in the first step; along the cosine the mean is
 half of it.
 
@@ -1103,6 +1104,14 @@ COMPARED = (
         f"`{GEODESIC_MEMORY}`, the default, and the same with one thing changed; "
         "`momentum=0` is without memory too. These rows chose nothing.",
         VARIED,
+    ),
+    _under_one_setting(
+        "averages",
+        "Averages of batch normalization",
+        f"`{GEODESIC_MEMORY}`, the default, with averages that remember another share than 0.9 at "
+        "each batch, or that are taken exactly, over one more epoch of batches after training. "
+        "Only the evaluation differs: weights of a seed are the same in all rows.",
+        AVERAGES,
     ),
     _under_one_setting(
         "maps",

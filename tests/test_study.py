@@ -18,7 +18,7 @@ def study():
         import study
 
         yield study
-    for name in ("study", "study_report", "extra_losses", "one_graph"):
+    for name in ("study", "study_report", "beyond_recipes", "one_graph"):
         sys.modules.pop(name, None)
 
 
@@ -647,7 +647,7 @@ def test_a_loss_without_weight_changes_nothing(study, tmp_path, method):
     """Beside a teacher, or with RAD's loss, nets start, are fed and move on as without one."""
     from dataclasses import replace
 
-    import extra_losses
+    import beyond_recipes
     import numpy as np
     import tensorflow as tf
 
@@ -658,25 +658,26 @@ def test_a_loss_without_weight_changes_nothing(study, tmp_path, method):
     digits = replace(digits, train=digits.train.chosen(np.arange(90)))
     words = study.TAUGHT[method]
     recipe = study.recipe_of("digits-vgg-5", words, 3).changed(epochs=2, width=0.0625)
-    for loss in (study.TEACHER, study.DISTRIBUTED):
-        assert recipe.name == study.recipe_of("digits-vgg-5", f"{words}{loss}3.2", 3).name
+    for beyond in study.BEYOND_RECIPES:
+        assert recipe.name == study.recipe_of("digits-vgg-5", f"{words}{beyond}3.2", 3).name
     fit(recipe, tmp_path / "alone", dataset=digits, say=lambda _: None)
     alone = tf.keras.models.load_model(tmp_path / "alone" / "model.keras")
     real = study.recipe_of("digits-vgg-5", study.FLOAT_ADAM, 3).changed(epochs=1, width=0.0625)
-    teacher = extra_losses.teacher_of(real, digits, tmp_path / "teacher")
+    teacher = beyond_recipes.teacher_of(real, digits, tmp_path / "teacher")
     nets = []
-    build = extra_losses.build_model
+    build = beyond_recipes.build_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            extra_losses, "build_model", lambda *args: nets.append(build(*args)) or nets[-1]
+            beyond_recipes, "build_model", lambda *args: nets.append(build(*args)) or nets[-1]
         )
         lines = [
-            extra_losses.fit_taught(recipe, teacher, 1e-30, digits),
-            extra_losses.fit_distributed(recipe, 1e-30, digits),
-            extra_losses.fit_distributed(recipe, 2.0, digits),
+            beyond_recipes.fit_taught(recipe, teacher, 1e-30, digits),
+            beyond_recipes.fit_distributed(recipe, 1e-30, digits),
+            beyond_recipes.fit_averaged(recipe, "0.9", digits),
+            beyond_recipes.fit_distributed(recipe, 2.0, digits),
         ]
-    taught, distributed, by_rad = nets
-    for one, *others in zip(alone.variables, taught.variables, distributed.variables, strict=True):
+    *same, by_rad = nets
+    for one, *others in zip(alone.variables, *(net.variables for net in same), strict=True):
         for other in others:
             np.testing.assert_array_equal(one, other, err_msg=one.name)
     # And at its own weight RAD's loss is there.
@@ -685,6 +686,40 @@ def test_a_loss_without_weight_changes_nothing(study, tmp_path, method):
     for line in lines:
         assert line["steps"] == 6
         assert 0 <= line["test"] <= 100 and line["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_exact_averages_are_those_of_an_epoch_of_batches_after_training(study, tmp_path):
+    from dataclasses import replace
+
+    import beyond_recipes
+    import numpy as np
+    import tensorflow as tf
+
+    from hbnn_larq.training import data
+
+    digits = data.load("digits")
+    digits = replace(digits, train=digits.train.chosen(np.arange(96)))
+    recipe = study.recipe_of("digits-vgg-5", study.GEODESIC_MEMORY, 3)
+    recipe = recipe.changed(epochs=2, width=0.0625)
+    nets, build = [], beyond_recipes.build_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            beyond_recipes, "build_model", lambda *args: nets.append(build(*args)) or nets[-1]
+        )
+        for momentum in ("0.9", "exact"):
+            beyond_recipes.fit_averaged(recipe, momentum, digits)
+    usual, exact = nets
+    for one, other in zip(usual.trainable_variables, exact.trainable_variables, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=one.name)
+    norm = [n for n in exact.layers if isinstance(n, tf.keras.layers.BatchNormalization)][-1]
+    before = tf.keras.Model(exact.input, norm.input)
+    batches = data.training_batches(digits, batch_size=32, epochs=1, seed=3).take(3)
+    means = [tf.reduce_mean(before(images, training=True), (0, 1, 2)) for images, *_ in batches]
+    tolerance = {"rtol": 1e-4, "atol": 1e-4}
+    np.testing.assert_allclose(norm.moving_mean, np.mean(means, axis=0), **tolerance)
+    other = usual.get_layer(norm.name).moving_mean
+    assert np.abs(norm.moving_mean - other).max() > 100 * tolerance["atol"]
 
 
 @pytest.mark.slow

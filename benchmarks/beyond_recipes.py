@@ -1,4 +1,8 @@
-"""Runs of the study with a loss beside the cross-entropy: CMIM's teacher, or RAD's."""
+"""Runs of the study that no recipe describes.
+
+They have a loss beside the cross-entropy (CMIM's teacher, or RAD's), or other averages in batch
+normalization.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +47,45 @@ def fit_distributed(recipe: Recipe, weight: float, dataset: data.Dataset) -> dic
     return _fit(recipe, dataset, with_loss)
 
 
+def fit_averaged(recipe: Recipe, momentum: str, dataset: data.Dataset) -> dict[str, Any]:
+    """The same with averages of batch normalization that remember `momentum` at each batch.
+
+    "exact" leaves training as it is, then averages over one more epoch of its batches instead:
+    all of them then come from the weights as they are at the end.
+    """
+    exact = momentum == "exact"
+
+    def averaged(model: tf.keras.Model) -> tf.keras.Model:
+        if not exact:
+            _remember(model, float(momentum))
+        return model
+
+    return _fit(recipe, dataset, averaged, finished=_average_exactly if exact else None)
+
+
+def _remember(model: tf.keras.Model, momentum: float) -> None:
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
+def _average_exactly(net: tf.keras.Model, batches: tf.data.Dataset) -> None:
+    for count, (images, *_) in enumerate(batches, start=1):
+        _remember(net, 1 - 1 / count)  # the mean over all batches so far
+        net(images, training=True)
+
+
 def _fit(
     recipe: Recipe,
     dataset: data.Dataset,
     trained: Callable[[tf.keras.Model], tf.keras.Model],
+    finished: Callable[[tf.keras.Model, tf.data.Dataset], None] | None = None,
     **batches_with: bool,
 ) -> dict[str, Any]:
     """Trains what `trained` makes of the net, and evaluates the net.
 
     First weights, batches and optimizer are those of `hbnn_larq.training.run.fit` for the recipe.
+    `finished` is called before the evaluation, with the net and one epoch of batches.
     """
     started, count = time.monotonic(), len(dataset.train)
     tf.keras.utils.set_random_seed(recipe.seed)
@@ -77,6 +111,8 @@ def _fit(
         verbose=0,
         callbacks=[rivals.TrainingProgress(recipe.epochs)],
     )
+    if finished is not None:
+        finished(net, batches.take(steps))
     found = {split: run.evaluate(net, dataset, split) for split in ("validation", "test")}
     return {
         **{split: figures["top1"] for split, figures in found.items()},
